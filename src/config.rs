@@ -1,0 +1,255 @@
+//! The settings: defaults, then `tally.toml`, then `TALLY_*` environment variables, then flags, each
+//! overriding the one before. Reads no file but the configuration file and opens no connection.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use figment::Figment;
+use figment::providers::{Env, Format, Serialized, Toml};
+use figment::value::{Dict, Value};
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::error::{Error, Result};
+
+/// The file read when `--config` names no other. It may be missing.
+pub const CONFIG_FILE: &str = "tally.toml";
+
+const ENV_PREFIX: &str = "TALLY_";
+const BOOTSTRAP_SERVERS: &str = "bootstrap.servers";
+const HIDDEN: &str = "********";
+
+/// Every setting, with its default from [`Config::default`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Where the dashboard and the HTTP API listen, as HOST:PORT; port 0 takes any free one.
+    pub listen: String,
+    /// The operator's token. Without one, a random token is made at start and printed.
+    #[serde(deserialize_with = "optional_text")]
+    pub token: Option<String>,
+    /// Directory of the dashboard's files; without it, those built into the binary.
+    pub web_dir: Option<PathBuf>,
+    /// Directory of the `.sql` files. Default: `queries` here if it exists, else those built in.
+    pub queries: Option<PathBuf>,
+    /// Postgres, as postgres://USER:PASSWORD@HOST:PORT/DATABASE.
+    pub postgres_url: String,
+    /// The Postgres schema whose tables are reference tables.
+    pub postgres_schema: String,
+    /// Partitions of the topics that `tally topics` creates.
+    pub partitions: i32,
+    /// Copies of each partition of those topics.
+    pub replication: i32,
+    /// Most messages of a micro-batch.
+    pub batch_rows: usize,
+    /// Longest wait, in milliseconds, for a micro-batch to fill.
+    pub trigger_ms: u64,
+    /// Seconds after which a reference table is read again even if Postgres announced no change.
+    pub reference_refresh_s: u64,
+    /// Longest an ad-hoc query may run, in seconds.
+    pub sql_timeout_s: u64,
+    /// Most rows an ad-hoc query may return.
+    pub sql_rows_max: usize,
+    /// Most bytes of memory all ad-hoc queries may take together.
+    pub sql_bytes_max: usize,
+    /// Most ad-hoc queries at one time.
+    pub sql_concurrency_max: usize,
+    /// librdkafka properties by name, such as `bootstrap.servers` or `security.protocol`.
+    #[serde(deserialize_with = "kafka_properties")]
+    pub kafka: BTreeMap<String, String>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            listen: "127.0.0.1:8080".into(),
+            token: None,
+            web_dir: None,
+            queries: None,
+            postgres_url: "postgres://postgres:postgres@127.0.0.1:5432/voting".into(),
+            postgres_schema: "public".into(),
+            partitions: 4,
+            replication: 1,
+            batch_rows: 50_000,
+            trigger_ms: 50,
+            reference_refresh_s: 300,
+            sql_timeout_s: 30,
+            sql_rows_max: 10_000,
+            sql_bytes_max: 512 << 20,
+            sql_concurrency_max: 4,
+            kafka: BTreeMap::from([(BOOTSTRAP_SERVERS.into(), "127.0.0.1:9092".into())]),
+        }
+    }
+}
+
+impl Config {
+    /// The effective settings. `file` is `--config`'s (it must then exist); `flags` and `command` have only
+    /// the settings that were given on the command line, by name.
+    pub fn load(file: Option<&Path>, flags: &Flags, command: &impl Serialize) -> Result<Config> {
+        let toml = match file {
+            Some(path) if !path.is_file() => {
+                return Err(Error::Config(format!(
+                    "{} is not a file; give --config an existing TOML file, or leave it out",
+                    path.display()
+                )));
+            }
+            Some(path) => Toml::file_exact(path),
+            None => Toml::file(CONFIG_FILE),
+        };
+        let env = Env::prefixed(ENV_PREFIX).map(|key| match key.as_str().to_lowercase().strip_prefix("kafka_") {
+            Some(property) => format!("kafka.{}", property.replace('_', ".")).into(),
+            None => key.as_str().to_lowercase().into(),
+        });
+        let mut config: Config = Figment::from(Serialized::defaults(Config::default()))
+            .merge(toml)
+            .merge(env)
+            .merge(Serialized::defaults(flags))
+            .merge(Serialized::defaults(command))
+            .extract()
+            .map_err(explain)?;
+        if let Some(brokers) = &flags.brokers {
+            config.kafka.insert(BOOTSTRAP_SERVERS.into(), brokers.clone());
+        }
+        for property in &flags.kafka_properties {
+            let (name, value) = property.split_once('=').ok_or_else(|| {
+                Error::Config(format!("-X {property}: write it as NAME=VALUE, for example -X security.protocol=SSL"))
+            })?;
+            config.kafka.insert(name.trim().into(), value.trim().into());
+        }
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// The brokers' addresses.
+    pub fn bootstrap_servers(&self) -> &str {
+        self.kafka.get(BOOTSTRAP_SERVERS).map_or("", String::as_str)
+    }
+
+    /// The same settings with every secret hidden, as TOML that [`Config::load`] reads back.
+    pub fn to_toml(&self) -> String {
+        let mut shown = self.clone();
+        shown.token = shown.token.map(|_| HIDDEN.into());
+        shown.postgres_url = redacted_url(&shown.postgres_url);
+        for (name, value) in &mut shown.kafka {
+            if ["password", "secret", "key.pem", "oauthbearer.config", "sasl.jaas"].iter().any(|s| name.contains(s)) {
+                *value = HIDDEN.into();
+            }
+        }
+        toml::to_string(&shown).unwrap_or_else(|e| format!("# these settings can't be shown as TOML: {e}\n"))
+    }
+
+    fn validate(&self) -> Result<()> {
+        let least = |name: &str, value: u64, least: u64| {
+            if value >= least {
+                return Ok(());
+            }
+            Err(Error::Config(format!("{name} is {value}; it must be at least {least}")))
+        };
+        least("partitions", self.partitions.max(0) as u64, 1)?;
+        least("replication", self.replication.max(0) as u64, 1)?;
+        least("batch_rows", self.batch_rows as u64, 1)?;
+        least("trigger_ms", self.trigger_ms, 1)?;
+        least("reference_refresh_s", self.reference_refresh_s, 1)?;
+        least("sql_timeout_s", self.sql_timeout_s, 1)?;
+        least("sql_rows_max", self.sql_rows_max as u64, 1)?;
+        least("sql_bytes_max", self.sql_bytes_max as u64, 1 << 20)?;
+        least("sql_concurrency_max", self.sql_concurrency_max as u64, 1)?;
+        if self.listen.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok()).is_none() {
+            return Err(Error::Config(format!("listen is {:?}; write HOST:PORT, for example 127.0.0.1:8080", self.listen)));
+        }
+        Ok(())
+    }
+}
+
+/// The flags of every command that reach Kafka or Postgres. A flag that was not given overrides nothing.
+#[derive(Clone, Debug, Default, clap::Args, Serialize)]
+pub struct Flags {
+    /// Kafka brokers, HOST:PORT[,HOST:PORT…]; short for -X bootstrap.servers=…
+    #[arg(short, long, value_name = "BROKERS")]
+    #[serde(skip)]
+    pub brokers: Option<String>,
+
+    /// Any librdkafka property, as NAME=VALUE; may be repeated
+    #[arg(short = 'X', value_name = "NAME=VALUE")]
+    #[serde(skip)]
+    pub kafka_properties: Vec<String>,
+
+    /// Postgres, as postgres://USER:PASSWORD@HOST:PORT/DATABASE
+    #[arg(long, value_name = "URL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub postgres_url: Option<String>,
+
+    /// Postgres schema whose tables are reference tables
+    #[arg(long, value_name = "NAME")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub postgres_schema: Option<String>,
+
+    /// Directory of the .sql files [default: ./queries if it exists, else those built in]
+    #[arg(long, value_name = "DIR")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queries: Option<PathBuf>,
+}
+
+/// A Postgres URL with its password hidden; text that is no URL is hidden whole.
+pub fn redacted_url(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else { return HIDDEN.into() };
+    // The host begins after the last `@`: a password may hold one.
+    match rest.rsplit_once('@') {
+        Some((credentials, host)) => {
+            let user = credentials.split(':').next().unwrap_or_default();
+            format!("{scheme}://{user}:{HIDDEN}@{host}")
+        }
+        None => url.into(),
+    }
+}
+
+/// Figment's errors name the source (file, variable) and the key; ours says what to do.
+fn explain(error: figment::Error) -> Error {
+    let first = error.into_iter().next();
+    Error::Config(match first {
+        Some(e) => {
+            let place = e.metadata.as_ref().map(|m| {
+                let source = m.source.as_ref().map(|s| format!(" {s}")).unwrap_or_default();
+                format!(" in {}{source}", m.name)
+            });
+            format!("{e}{}; `tally config --help` lists the settings", if e.to_string().contains(" in ") { String::new() } else { place.unwrap_or_default() })
+        }
+        None => "the settings can't be read".into(),
+    })
+}
+
+/// Text, or what looks like a number or a boolean in an environment variable but is meant as text.
+fn optional_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    Ok(Option::<Value>::deserialize(deserializer)?.and_then(|value| text(&value)))
+}
+
+/// `bootstrap.servers = "…"` in TOML is a table within a table; librdkafka's names are flat.
+fn kafka_properties<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error> {
+    fn flatten(prefix: &str, dict: &Dict, into: &mut BTreeMap<String, String>) -> Result<(), String> {
+        for (key, value) in dict {
+            let name = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
+            match value {
+                Value::Dict(_, inner) => flatten(&name, inner, into)?,
+                other => {
+                    let text = text(other).ok_or_else(|| format!("kafka.{name} must be text, a number or a boolean"))?;
+                    into.insert(name, text);
+                }
+            }
+        }
+        Ok(())
+    }
+    let mut properties = BTreeMap::new();
+    flatten("", &Dict::deserialize(deserializer)?, &mut properties).map_err(serde::de::Error::custom)?;
+    Ok(properties)
+}
+
+fn text(value: &Value) -> Option<String> {
+    match value {
+        Value::String(_, s) => Some(s.clone()),
+        Value::Char(_, c) => Some(c.to_string()),
+        Value::Bool(_, b) => Some(b.to_string()),
+        Value::Num(_, n) => {
+            Some(n.to_i128().map(|i| i.to_string()).or_else(|| n.to_f64().map(|f| f.to_string())).unwrap_or_default())
+        }
+        _ => None,
+    }
+}

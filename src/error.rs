@@ -1,0 +1,92 @@
+//! The one error type of the library. Each variant says what was being done, why it failed and, where
+//! the user can act on it, what to do next. Messages are lower-case and end without a full stop.
+
+use std::path::{Path, PathBuf};
+
+use datafusion::error::DataFusionError;
+
+/// The library's result.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What can go wrong, by who can mend it.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A setting is missing or wrong. The user edits `tally.toml`, the environment or a flag.
+    #[error("configuration: {0}")]
+    Config(String),
+
+    /// A file of `queries/` can't be used. The analyst edits the file.
+    #[error("{}:{line}:{column}: {reason}", file.display())]
+    Query {
+        /// The file, as found in the queries directory.
+        file: PathBuf,
+        /// Line, from 1.
+        line: u64,
+        /// Column, from 1.
+        column: u64,
+        /// What is wrong, and what to write instead.
+        reason: String,
+    },
+
+    /// Kafka refused or did not answer.
+    #[error("kafka: {action}: {reason}")]
+    Kafka {
+        /// What was being done, with topic, partition and offset where they are known.
+        action: String,
+        /// The client's reason, and what to do about it.
+        reason: String,
+    },
+
+    /// Postgres refused or did not answer.
+    #[error("postgres: {action}: {reason}")]
+    Postgres {
+        /// What was being done, with the table where it is known.
+        action: String,
+        /// The server's reason, and what to do about it.
+        reason: String,
+    },
+
+    /// A file or socket of this machine.
+    #[error("{action}: {source}")]
+    Io {
+        /// What was being done, with the path or address.
+        action: String,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+
+    /// DataFusion could not plan or run a query.
+    #[error("{0}")]
+    DataFusion(#[from] DataFusionError),
+
+    /// A limit was reached; going on would lose or falsify something.
+    #[error("limit: {0}")]
+    Limit(String),
+
+    /// Stopped by a signal before the work was done.
+    #[error("stopped by a signal before it was done")]
+    Stopped,
+}
+
+impl Error {
+    /// An [`Error::Io`] about a path.
+    pub fn io(action: &str, path: &Path, source: std::io::Error) -> Self {
+        Error::Io { action: format!("{action} {}", path.display()), source }
+    }
+
+    /// An [`Error::Kafka`].
+    pub fn kafka(action: impl Into<String>, reason: impl ToString) -> Self {
+        Error::Kafka { action: action.into(), reason: reason.to_string() }
+    }
+
+    /// An [`Error::Postgres`].
+    pub fn postgres(action: impl Into<String>, reason: impl ToString) -> Self {
+        Error::Postgres { action: action.into(), reason: reason.to_string() }
+    }
+}
+
+impl From<arrow::error::ArrowError> for Error {
+    fn from(error: arrow::error::ArrowError) -> Self {
+        Error::DataFusion(error.into())
+    }
+}
