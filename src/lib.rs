@@ -8,7 +8,9 @@ pub mod config;
 pub mod shutdown;
 pub mod clients;
 
+pub mod queries;
 pub mod snapshot;
+pub mod engine;
 
 pub mod reference;
 pub mod serve;

@@ -1,0 +1,43 @@
+//! The DataFusion session in which continuous queries are planned, and what reading a source of its
+//! plans needs to know.
+
+use datafusion::execution::session_state::SessionStateBuilder;
+use datafusion::optimizer::Optimizer;
+use datafusion::prelude::{SessionConfig, SessionContext};
+
+/// Schema of the bare names: sources, views, and the reference tables that nothing else is named like.
+pub const PUBLIC: &str = "public";
+/// Schema that has every reference table, for `pg.name`.
+pub const PG: &str = "pg";
+const CATALOG: &str = "tally";
+
+/// A session with both schemas and one string type, in which reference tables and streams agree.
+pub fn base_config() -> SessionConfig {
+    let mut config = SessionConfig::new().with_default_catalog_and_schema(CATALOG, PUBLIC);
+    let options = config.options_mut();
+    options.sql_parser.map_string_types_to_utf8view = false;
+    options.sql_parser.collect_spans = true;
+    config
+}
+
+/// The session for plans that run again and again on new batches: one partition, no rule that rewrites
+/// a distinct aggregate into two, and no dynamic filters, whose state would outlive a run.
+pub fn continuous() -> SessionContext {
+    let mut config = base_config().with_target_partitions(1).with_batch_size(1 << 16);
+    let options = config.options_mut();
+    options.optimizer.enable_dynamic_filter_pushdown = false;
+    options.optimizer.enable_join_dynamic_filter_pushdown = false;
+    options.optimizer.enable_aggregate_dynamic_filter_pushdown = false;
+    options.optimizer.enable_topk_dynamic_filter_pushdown = false;
+    let rules = Optimizer::new()
+        .rules
+        .into_iter()
+        .filter(|rule| rule.name() != "single_distinct_aggregation_to_group_by")
+        .collect();
+    let state = SessionStateBuilder::new()
+        .with_config(config)
+        .with_default_features()
+        .with_optimizer_rules(rules)
+        .build();
+    SessionContext::new_with_state(state)
+}

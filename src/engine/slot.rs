@@ -1,0 +1,197 @@
+//! The leaf of every continuous plan: a table whose batches are swapped between runs, so that one
+//! physical plan serves all micro-batches.
+
+use std::any::Any;
+use std::fmt;
+use std::sync::{Arc, RwLock};
+
+use arrow::array::{RecordBatch, RecordBatchOptions};
+use arrow::datatypes::{Schema, SchemaRef};
+use async_trait::async_trait;
+use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::stats::Precision;
+use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::common::{Statistics, internal_err};
+use datafusion::error::Result;
+use datafusion::execution::TaskContext;
+use datafusion::logical_expr::{Expr, TableType};
+use datafusion::physical_expr::{EquivalenceProperties, Partitioning};
+use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
+use datafusion::physical_plan::memory::MemoryStream;
+use datafusion::physical_plan::statistics::StatisticsArgs;
+use datafusion::physical_plan::{
+    DisplayAs, DisplayFormatType, ExecutionPlan, PhysicalExpr, PlanProperties, SendableRecordBatchStream,
+};
+
+/// What a slot holds, which decides how plans over it are split and cached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The rows of one micro-batch of a source.
+    Stream,
+    /// The current rows of an incremental aggregate.
+    State,
+    /// A reference table, or a query on reference tables alone.
+    Reference,
+}
+
+/// A table over swappable batches. Its batches may hold a subset of its columns, found by name: a
+/// reference table is loaded with the needed columns only.
+#[derive(Debug)]
+pub struct SlotTable {
+    name: String,
+    kind: Kind,
+    schema: SchemaRef,
+    batches: Arc<RwLock<Vec<RecordBatch>>>,
+}
+
+impl SlotTable {
+    /// An empty table.
+    pub fn new(name: impl Into<String>, kind: Kind, schema: SchemaRef) -> Arc<Self> {
+        Arc::new(SlotTable { name: name.into(), kind, schema, batches: Arc::default() })
+    }
+
+    /// What it holds.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Its name, for plans' texts.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Replaces its content. Plans that run already go on with the content they began with.
+    pub fn set(&self, batches: Vec<RecordBatch>) {
+        *self.batches.write().unwrap_or_else(|poisoned| poisoned.into_inner()) = batches;
+    }
+}
+
+#[async_trait]
+impl TableProvider for SlotTable {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    async fn scan(
+        &self,
+        _session: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        _filters: &[Expr],
+        _limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let schema = match projection {
+            Some(columns) => Arc::new(self.schema.project(columns)?),
+            None => Arc::clone(&self.schema),
+        };
+        let properties = PlanProperties::new(
+            EquivalenceProperties::new(Arc::clone(&schema)),
+            Partitioning::UnknownPartitioning(1),
+            EmissionType::Incremental,
+            Boundedness::Bounded,
+        );
+        Ok(Arc::new(SlotExec {
+            name: self.name.clone(),
+            kind: self.kind,
+            schema,
+            batches: Arc::clone(&self.batches),
+            properties: Arc::new(properties),
+        }))
+    }
+}
+
+/// The scan of a [`SlotTable`].
+#[derive(Debug)]
+pub struct SlotExec {
+    name: String,
+    kind: Kind,
+    schema: SchemaRef,
+    batches: Arc<RwLock<Vec<RecordBatch>>>,
+    properties: Arc<PlanProperties>,
+}
+
+impl SlotExec {
+    /// What the slot holds.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+}
+
+impl DisplayAs for SlotExec {
+    fn fmt_as(&self, _format: DisplayFormatType, f: &mut fmt::Formatter) -> fmt::Result {
+        let columns: Vec<_> = self.schema.fields().iter().map(|field| field.name().as_str()).collect();
+        write!(f, "SlotExec: {} ({:?}), columns=[{}]", self.name, self.kind, columns.join(", "))
+    }
+}
+
+impl ExecutionPlan for SlotExec {
+    fn name(&self) -> &str {
+        "SlotExec"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        &self.properties
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        vec![]
+    }
+
+    fn apply_expressions(
+        &self,
+        _visit: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
+    ) -> Result<TreeNodeRecursion> {
+        Ok(TreeNodeRecursion::Continue)
+    }
+
+    fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
+        if !children.is_empty() {
+            return internal_err!("SlotExec has no children");
+        }
+        Ok(self)
+    }
+
+    /// A stream claims to be huge, so that every join builds its hash table of the other side: that table
+    /// is kept from one micro-batch to the next.
+    fn statistics_from_inputs(&self, _inputs: &[Arc<Statistics>], _args: &StatisticsArgs) -> Result<Arc<Statistics>> {
+        let mut statistics = Statistics::new_unknown(&self.schema);
+        if self.kind == Kind::Stream {
+            statistics.num_rows = Precision::Inexact(1 << 40);
+            statistics.total_byte_size = Precision::Inexact(1 << 50);
+        }
+        Ok(Arc::new(statistics))
+    }
+
+    fn execute(&self, _partition: usize, _context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+        let held = self.batches.read().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
+        let batches = held.iter().map(|batch| project(batch, &self.schema)).collect::<Result<Vec<_>>>()?;
+        Ok(Box::pin(MemoryStream::try_new(batches, Arc::clone(&self.schema), None)?))
+    }
+}
+
+/// The columns of `schema` by name, in its order.
+fn project(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
+    let columns = schema
+        .fields()
+        .iter()
+        .map(|field| match batch.column_by_name(field.name()) {
+            Some(column) => Ok(Arc::clone(column)),
+            None => internal_err!("column {} is not held", field.name()),
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    Ok(RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)?)
+}
+
+/// An empty batch of `schema`.
+pub fn empty(schema: &Schema) -> RecordBatch {
+    RecordBatch::new_empty(Arc::new(schema.clone()))
+}
+
+/// The slot behind a table provider, if it is one.
+pub fn as_slot(provider: &dyn TableProvider) -> Option<&SlotTable> {
+    (provider as &dyn Any).downcast_ref()
+}

@@ -1,0 +1,114 @@
+//! The rows of an aggregate's groups, as Arrow columns: written many at a time, read by group id.
+//!
+//! A log of immutable chunks, the newest version of a group wins; a chunk is merged with the one before
+//! once it is half as large, so that a row is copied O(log n) times and stale versions stay few.
+
+use arrow::array::{Array, ArrayRef};
+use arrow::compute::interleave;
+use datafusion::error::Result;
+
+#[derive(Debug)]
+struct Chunk {
+    columns: Vec<ArrayRef>,
+    /// The group of each row.
+    groups: Vec<u32>,
+}
+
+/// The newest row of each group.
+#[derive(Debug, Default)]
+pub struct Store {
+    chunks: Vec<Chunk>,
+    /// Chunk and row of each group, by group id.
+    newest: Vec<(u32, u32)>,
+}
+
+impl Store {
+    /// The columns of `groups`, in that order. Each must have been written.
+    pub fn read(&self, groups: &[u32]) -> Result<Vec<ArrayRef>> {
+        let places: Vec<_> = groups.iter().map(|group| self.place(*group)).collect();
+        self.gather(&self.chunks, &places)
+    }
+
+    /// The columns of every group, by group id.
+    pub fn read_all(&self) -> Result<Vec<ArrayRef>> {
+        let places: Vec<_> = (0..self.newest.len() as u32).map(|group| self.place(group)).collect();
+        self.gather(&self.chunks, &places)
+    }
+
+    /// Writes the rows of `groups`. Group ids are dense: a new one is the next number.
+    pub fn write(&mut self, groups: Vec<u32>, columns: Vec<ArrayRef>) -> Result<()> {
+        if groups.is_empty() {
+            return Ok(());
+        }
+        self.push(Chunk { columns, groups });
+        while let [.., before, last] = self.chunks.as_slice()
+            && last.groups.len() * 2 >= before.groups.len()
+        {
+            self.merge_last_two()?;
+        }
+        Ok(())
+    }
+
+    /// Number of groups.
+    pub fn len(&self) -> usize {
+        self.newest.len()
+    }
+
+    /// Bytes held.
+    pub fn bytes(&self) -> usize {
+        let chunk = |chunk: &Chunk| {
+            let columns: usize = chunk.columns.iter().map(|column| column.get_array_memory_size()).sum();
+            columns + chunk.groups.len() * size_of::<u32>()
+        };
+        self.chunks.iter().map(chunk).sum::<usize>() + self.newest.len() * size_of::<(u32, u32)>()
+    }
+
+    fn place(&self, group: u32) -> (usize, usize) {
+        let (chunk, row) = self.newest[group as usize];
+        (chunk as usize, row as usize)
+    }
+
+    fn push(&mut self, chunk: Chunk) {
+        let number = self.chunks.len() as u32;
+        for (row, group) in chunk.groups.iter().enumerate() {
+            let place = (number, row as u32);
+            match self.newest.get_mut(*group as usize) {
+                Some(newest) => *newest = place,
+                None => {
+                    // Ids of one write come in any order; the gap is filled by the same write.
+                    self.newest.resize(*group as usize + 1, place);
+                    self.newest[*group as usize] = place;
+                }
+            }
+        }
+        self.chunks.push(chunk);
+    }
+
+    fn merge_last_two(&mut self) -> Result<()> {
+        let from = self.chunks.len() - 2;
+        let tail = self.chunks.split_off(from);
+        let mut places = Vec::new();
+        let mut groups = Vec::new();
+        for (number, chunk) in tail.iter().enumerate() {
+            for (row, group) in chunk.groups.iter().enumerate() {
+                if self.newest[*group as usize] == ((from + number) as u32, row as u32) {
+                    places.push((number, row));
+                    groups.push(*group);
+                }
+            }
+        }
+        let columns = self.gather(&tail, &places)?;
+        self.push(Chunk { columns, groups });
+        Ok(())
+    }
+
+    fn gather(&self, chunks: &[Chunk], places: &[(usize, usize)]) -> Result<Vec<ArrayRef>> {
+        let Some(first) = chunks.first() else { return Ok(Vec::new()) };
+        (0..first.columns.len())
+            .map(|column| {
+                let arrays: Vec<&dyn Array> = chunks.iter().map(|chunk| chunk.columns[column].as_ref()).collect();
+                Ok(interleave(&arrays, places)?)
+            })
+            .collect()
+    }
+}

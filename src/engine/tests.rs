@@ -1,0 +1,1 @@
+//! The engine without Kafka or Postgres.

@@ -1,0 +1,250 @@
+//! A materialized view's rows, and what a micro-batch changes in them.
+//!
+//! Rows are held in arrow's row encoding in a persistent ordered map: comparing two rows compares bytes,
+//! and a snapshot for readers is a cheap clone that later micro-batches do not disturb.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, RecordBatch, UInt32Array};
+use arrow::compute::{concat_batches, take_record_batch};
+use arrow::datatypes::SchemaRef;
+use arrow::row::{RowConverter, Rows, SortField};
+use datafusion::common::exec_err;
+use datafusion::error::Result;
+use imbl::OrdMap;
+
+use crate::snapshot::RowSource;
+
+type Encoded = Arc<[u8]>;
+
+/// What a changelog record says of a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// The row is new.
+    Insert,
+    /// Another row had its key.
+    Update,
+    /// The row has left the view; on the topic, a tombstone.
+    Delete,
+}
+
+impl Op {
+    /// As written in a record's header.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Op::Insert => "insert",
+            Op::Update => "update",
+            Op::Delete => "delete",
+        }
+    }
+}
+
+/// The rows that a micro-batch changed in a view. An unchanged row is not among them.
+#[derive(Debug)]
+pub struct Changelog {
+    /// Of each row of `rows`, what happened to it.
+    pub ops: Vec<Op>,
+    /// New rows, and of deleted rows what they last were. All columns of the view.
+    pub rows: RecordBatch,
+}
+
+/// The rows of a view as of now.
+#[derive(Debug)]
+pub struct ViewRows {
+    schema: SchemaRef,
+    /// Positions of the key columns; all columns where no key was declared.
+    key: Vec<usize>,
+    keyed: bool,
+    key_converter: RowConverter,
+    row_converter: Arc<RowConverter>,
+    rows: OrdMap<Encoded, Held>,
+    bytes: usize,
+}
+
+/// A row, and how often it is in the view: more than once only without a key.
+#[derive(Clone, Debug)]
+struct Held {
+    row: Encoded,
+    count: u64,
+}
+
+impl ViewRows {
+    /// An empty view. `key` names columns of `schema`.
+    pub fn new(schema: SchemaRef, key: &[String]) -> Result<Self> {
+        let positions: Vec<usize> = match key {
+            [] => (0..schema.fields().len()).collect(),
+            names => names.iter().map(|name| Ok(schema.index_of(name)?)).collect::<Result<_>>()?,
+        };
+        let fields = |columns: &mut dyn Iterator<Item = usize>| -> Vec<SortField> {
+            columns.map(|i| SortField::new(schema.field(i).data_type().clone())).collect()
+        };
+        Ok(ViewRows {
+            key_converter: RowConverter::new(fields(&mut positions.iter().copied()))?,
+            row_converter: Arc::new(RowConverter::new(fields(&mut (0..schema.fields().len())))?),
+            keyed: !key.is_empty(),
+            key: positions,
+            schema,
+            rows: OrdMap::new(),
+            bytes: 0,
+        })
+    }
+
+    /// Replaces the whole content.
+    pub fn replace(&mut self, now: &RecordBatch) -> Result<Changelog> {
+        let stale = self.rows.clone();
+        let stale = stale.iter().flat_map(|(key, held)| std::iter::repeat_n((key, &held.row), held.count as usize));
+        let stale: Vec<_> = stale.map(|(key, row)| (Arc::clone(key), Arc::clone(row))).collect();
+        self.change(stale, now)
+    }
+
+    /// Replaces the rows `before`, which must be in the view, by `after`.
+    pub fn update(&mut self, before: &RecordBatch, after: &RecordBatch) -> Result<Changelog> {
+        let (keys, rows) = self.encode(before)?;
+        let before = (0..before.num_rows()).map(|i| (Encoded::from(keys.row(i).data()), Encoded::from(rows.row(i).data())));
+        self.change(before.collect(), after)
+    }
+
+    /// A snapshot that later changes leave alone.
+    pub fn snapshot(&self) -> Arc<dyn RowSource> {
+        Arc::new(Snapshot {
+            schema: Arc::clone(&self.schema),
+            converter: Arc::clone(&self.row_converter),
+            rows: self.rows.clone(),
+        })
+    }
+
+    /// Bytes held for rows and keys, without the map's own nodes.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    fn encode(&self, batch: &RecordBatch) -> Result<(Rows, Rows)> {
+        let keys: Vec<ArrayRef> = self.key.iter().map(|i| Arc::clone(batch.column(*i))).collect();
+        Ok((self.key_converter.convert_columns(&keys)?, self.row_converter.convert_columns(batch.columns())?))
+    }
+
+    /// Takes `before` out, puts `after` in, and tells the difference.
+    fn change(&mut self, before: Vec<(Encoded, Encoded)>, after: &RecordBatch) -> Result<Changelog> {
+        let (keys, rows) = self.encode(after)?;
+        // By key: how many rows leave and come, and the newest of them.
+        let mut net: BTreeMap<Encoded, Net> = BTreeMap::new();
+        for (key, row) in before {
+            let entry = net.entry(key).or_default();
+            entry.leaving += 1;
+            entry.old = Some(row);
+        }
+        for i in 0..after.num_rows() {
+            let entry = net.entry(Encoded::from(keys.row(i).data())).or_default();
+            entry.coming += 1;
+            entry.new = Some(i);
+        }
+        let mut inserted = (Vec::new(), Vec::new());
+        let mut deleted = Vec::new();
+        for (key, net) in net {
+            if self.keyed && (net.coming > 1 || (net.leaving == 0 && self.rows.contains_key(&key))) {
+                return self.ambiguous(after, net.new);
+            }
+            let row = net.new.map(|i| (i, rows.row(i)));
+            match (net.old, row) {
+                (Some(old), Some((_, new))) if net.leaving == net.coming && *old == *new.data() => {}
+                (Some(_), Some((i, new))) if self.keyed => {
+                    self.put(key, Held { row: Encoded::from(new.data()), count: 1 });
+                    inserted.0.push(Op::Update);
+                    inserted.1.push(i as u32);
+                }
+                (old, row) => {
+                    let change = net.coming - net.leaving;
+                    let held = self.rows.get(&key).map_or(0, |held| held.count as i64);
+                    let bytes = row.map(|(_, new)| Encoded::from(new.data())).or(old);
+                    if let (Some(row), Ok(count @ 1..)) = (bytes.clone(), u64::try_from(held + change)) {
+                        self.put(key, Held { row, count });
+                    } else {
+                        self.take(&key);
+                    }
+                    let times = change.unsigned_abs() as usize;
+                    match (row, bytes) {
+                        (Some((i, _)), _) if change > 0 => {
+                            inserted.0.extend(std::iter::repeat_n(Op::Insert, times));
+                            inserted.1.extend(std::iter::repeat_n(i as u32, times));
+                        }
+                        (_, Some(gone)) => deleted.extend(std::iter::repeat_n(gone, times)),
+                        _ => {}
+                    }
+                }
+            }
+        }
+        let mut ops = inserted.0;
+        let new_rows = take_record_batch(after, &UInt32Array::from(inserted.1))?;
+        if deleted.is_empty() {
+            return Ok(Changelog { ops, rows: new_rows.with_schema(Arc::clone(&self.schema))? });
+        }
+        ops.extend(std::iter::repeat_n(Op::Delete, deleted.len()));
+        let gone = decode(&self.row_converter, &self.schema, deleted.iter().map(|row| row.as_ref()))?;
+        Ok(Changelog { ops, rows: concat_batches(&self.schema, [&new_rows.with_schema(Arc::clone(&self.schema))?, &gone])? })
+    }
+
+    fn put(&mut self, key: Encoded, held: Held) {
+        self.bytes += key.len() + held.row.len();
+        let size = key.len();
+        if let Some(old) = self.rows.insert(key, held) {
+            self.bytes -= size + old.row.len();
+        }
+    }
+
+    fn take(&mut self, key: &Encoded) {
+        if let Some(old) = self.rows.remove(key) {
+            self.bytes -= key.len() + old.row.len();
+        }
+    }
+
+    fn ambiguous(&self, after: &RecordBatch, row: Option<usize>) -> Result<Changelog> {
+        let columns: Vec<_> = self.key.iter().map(|i| self.schema.field(*i).name().as_str()).collect();
+        let values: Vec<_> = self
+            .key
+            .iter()
+            .filter_map(|i| arrow::util::display::array_value_to_string(after.column(*i), row?).ok())
+            .collect();
+        exec_err!(
+            "two rows have the key ({}) = ({}); give the view a `key` that tells its rows apart",
+            columns.join(", "),
+            values.join(", ")
+        )
+    }
+}
+
+#[derive(Default)]
+struct Net {
+    leaving: i64,
+    coming: i64,
+    old: Option<Encoded>,
+    new: Option<usize>,
+}
+
+#[derive(Debug)]
+struct Snapshot {
+    schema: SchemaRef,
+    converter: Arc<RowConverter>,
+    rows: OrdMap<Encoded, Held>,
+}
+
+impl RowSource for Snapshot {
+    fn len(&self) -> usize {
+        self.rows.values().map(|held| held.count as usize).sum()
+    }
+
+    fn batch(&self) -> crate::error::Result<RecordBatch> {
+        let rows = self.rows.values().flat_map(|held| std::iter::repeat_n(held.row.as_ref(), held.count as usize));
+        Ok(decode(&self.converter, &self.schema, rows)?)
+    }
+}
+
+fn decode<'a>(
+    converter: &RowConverter,
+    schema: &SchemaRef,
+    rows: impl Iterator<Item = &'a [u8]>,
+) -> Result<RecordBatch> {
+    let parser = converter.parser();
+    let columns = converter.convert_rows(rows.map(|row| parser.parse(row)))?;
+    Ok(RecordBatch::try_new(Arc::clone(schema), columns)?)
+}
