@@ -1,1 +1,15 @@
-//! (in work)
+//! Postgres tables as Arrow: what tables there are, their rows, and word of their changes. It knows no
+//! election, keeps no rows itself and writes nothing to Postgres.
+
+mod changes;
+mod load;
+mod schema;
+mod table;
+
+#[cfg(test)]
+mod tests;
+
+pub use changes::{ANYTHING, CHANNEL, listen};
+pub use load::{load, lookup, stream};
+pub use schema::{TableDef, describe};
+pub use table::PgTable;

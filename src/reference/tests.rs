@@ -1,0 +1,255 @@
+//! Against a real Postgres, whose URL is in TALLY_TEST_POSTGRES; each test has a schema of its own.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use arrow::array::{Array, AsArray, Int32Array, RecordBatch, StringArray};
+use arrow::datatypes::{DataType, Field, Float64Type, Schema, TimeUnit};
+use arrow::util::pretty::pretty_format_batches;
+use datafusion::prelude::SessionContext;
+use sqlx::{AssertSqlSafe, PgPool};
+
+use super::*;
+
+/// A fresh schema made by `ddl`, or None where there is no Postgres to test with.
+async fn postgres(schema: &str, ddl: &str) -> Option<PgPool> {
+    let Ok(url) = std::env::var("TALLY_TEST_POSTGRES") else {
+        assert!(
+            std::env::var("CI").as_deref() != Ok("true"),
+            "TALLY_TEST_POSTGRES must be set under CI=true"
+        );
+        eprintln!("SKIPPED: set TALLY_TEST_POSTGRES to postgres://USER@HOST:PORT/DATABASE to run this test");
+        return None;
+    };
+    let pool = PgPool::connect(&url).await.unwrap();
+    let sql = format!(
+        "DROP SCHEMA IF EXISTS {schema} CASCADE; CREATE SCHEMA {schema}; SET search_path TO {schema}; {ddl}; RESET search_path"
+    );
+    sqlx::raw_sql(AssertSqlSafe(sql)).execute(&pool).await.unwrap();
+    Some(pool)
+}
+
+async fn table(pool: &PgPool, schema: &str, name: &str) -> TableDef {
+    describe(pool, schema).await.unwrap().into_iter().find(|t| t.name == name).unwrap()
+}
+
+fn names(columns: &[&str]) -> Vec<String> {
+    columns.iter().map(|c| c.to_string()).collect()
+}
+
+fn all_columns(table: &TableDef) -> Vec<String> {
+    table.schema.fields().iter().map(|f| f.name().clone()).collect()
+}
+
+fn rows(batches: &[RecordBatch]) -> usize {
+    batches.iter().map(RecordBatch::num_rows).sum()
+}
+
+/// Column `column` of the only batch, each value as text, NULL as `-`.
+fn texts(batches: &[RecordBatch], column: &str) -> Vec<String> {
+    let [batch] = batches else { panic!("{} batches", batches.len()) };
+    let array = batch.column_by_name(column).unwrap();
+    let text = arrow::compute::cast(array, &DataType::Utf8).unwrap();
+    text.as_string::<i32>().iter().map(|v| v.unwrap_or("-").to_owned()).collect()
+}
+
+const EVERY_TYPE: &str = r#"
+CREATE TYPE mood AS ENUM ('glad', 'sad');
+CREATE DOMAIN percent AS int CHECK (VALUE >= 0);
+CREATE TABLE every_type (
+  id int PRIMARY KEY, b bool, i2 smallint, i8 bigint, f4 real, f8 double precision, n numeric(10,2), plain numeric,
+  huge numeric(50,0), d date, t time, ts timestamp, tz timestamptz, s text, v varchar(20), c char(4), u uuid, j jsonb,
+  m mood, a int[], ip inet, raw bytea, p percent, "odd ""name" text);
+INSERT INTO every_type VALUES
+ (1, true, -7, -9007199254740993, 1.5, 0.1, -12.30, 3.5, 12345678901234567890123456789012345678901234567890,
+  '1969-12-31', '23:59:59.5', '1969-12-31 23:59:59.000001', '2024-01-01 02:00:00+02', '', '', 'ab',
+  '00000000-0000-0000-0000-00000000000a', '{"k": "a,b"}', 'glad', '{1,2}', '10.0.0.1', '\x00ff', 3, 'x'),
+ (2, false, 32767, 1, 'NaN', '-Infinity', 0, -0.0000000001, 1, 'infinity', '24:00', '-infinity', 'infinity',
+  E'a "quoted", line\nand\r\nmore \\ ''', '-', '', NULL, NULL, 'sad', '{}', NULL, '', 0, E'Zoë 投票 \U0001F5F3'),
+ (3, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+  NULL, NULL, NULL, NULL, NULL)"#;
+
+#[tokio::test]
+async fn every_type_keeps_its_values() {
+    let Some(pool) = postgres("ref_types", EVERY_TYPE).await else { return };
+    let def = table(&pool, "ref_types", "every_type").await;
+    let data_type = |name: &str| def.schema.field_with_name(name).unwrap().data_type().clone();
+    assert_eq!(data_type("n"), DataType::Decimal128(10, 2));
+    assert_eq!(data_type("plain"), DataType::Decimal128(38, 10));
+    assert_eq!(data_type("huge"), DataType::Utf8);
+    assert_eq!(data_type("ts"), DataType::Timestamp(TimeUnit::Microsecond, None));
+    assert_eq!(data_type("tz"), DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())));
+    assert_eq!(data_type("p"), DataType::Int32);
+    assert!(!def.schema.field(0).is_nullable() && def.schema.field(1).is_nullable());
+
+    let batches = load(&pool, "ref_types", &def, &all_columns(&def)).await.unwrap();
+    let expect = |column: &str, values: [&str; 3]| assert_eq!(texts(&batches, column), values, "{column}");
+    expect("b", ["true", "false", "-"]);
+    expect("i2", ["-7", "32767", "-"]);
+    expect("i8", ["-9007199254740993", "1", "-"]);
+    expect("f4", ["1.5", "NaN", "-"]);
+    expect("n", ["-12.30", "0.00", "-"]);
+    expect("plain", ["3.5000000000", "-0.0000000001", "-"]);
+    expect("huge", ["12345678901234567890123456789012345678901234567890", "1", "-"]);
+    expect("d", ["1969-12-31", "9999-12-31", "-"]);
+    expect("t", ["23:59:59.500", "23:59:59.999999", "-"]);
+    expect("ts", ["1969-12-31T23:59:59.000001", "0001-01-01T00:00:00", "-"]);
+    expect("tz", ["2024-01-01T00:00:00Z", "9999-12-31T23:59:59.999999Z", "-"]);
+    expect("s", ["", "a \"quoted\", line\nand\r\nmore \\ '", "-"]);
+    assert!(
+        batches[0].column_by_name("s").unwrap().is_null(2)
+            && !batches[0].column_by_name("s").unwrap().is_null(0)
+    );
+    assert!(!batches[0].column_by_name("v").unwrap().is_null(1), "a lone hyphen is a text");
+    expect("c", ["ab", "", "-"]);
+    expect("u", ["00000000-0000-0000-0000-00000000000a", "-", "-"]);
+    expect("j", [r#"{"k": "a,b"}"#, "-", "-"]);
+    expect("m", ["glad", "sad", "-"]);
+    expect("a", ["{1,2}", "{}", "-"]);
+    expect("ip", ["10.0.0.1/32", "-", "-"]);
+    expect("raw", ["\\x00ff", "\\x", "-"]);
+    expect("p", ["3", "0", "-"]);
+    expect("odd \"name", ["x", "Zoë 投票 🗳", "-"]);
+    let f8 = batches[0].column_by_name("f8").unwrap().as_primitive::<Float64Type>().clone();
+    assert_eq!((f8.value(0), f8.value(1)), (0.1, f64::NEG_INFINITY));
+
+    let alone = load(&pool, "ref_types", &def, &names(&["s"])).await.unwrap();
+    assert_eq!(rows(&alone), 3, "an empty text on a line of its own is a row");
+}
+
+#[tokio::test]
+async fn describe_lists_tables_views_and_keys() {
+    let ddl = "CREATE TABLE parts (k2 int, k1 text, x int, gone int, PRIMARY KEY (k1, k2)) PARTITION BY RANGE (k2);
+               CREATE TABLE part_1 PARTITION OF parts FOR VALUES FROM (0) TO (10); ALTER TABLE parts DROP COLUMN gone;
+               CREATE VIEW \"A view\" AS SELECT 1 AS one; CREATE TABLE _sqlx_migrations (version bigint);
+               CREATE TABLE bare ()";
+    let Some(pool) = postgres("ref_describe", ddl).await else { return };
+    let tables = describe(&pool, "ref_describe").await.unwrap();
+    let listed: Vec<_> = tables.iter().map(|t| (t.name.as_str(), t.schema.fields().len())).collect();
+    assert_eq!(listed, [("A view", 1), ("bare", 0), ("parts", 3)]);
+    assert_eq!(tables[2].primary_key, ["k1", "k2"]);
+    assert!(describe(&pool, "no_such_schema").await.unwrap().is_empty());
+    assert_eq!(
+        texts(&load(&pool, "ref_describe", &tables[0], &names(&["one"])).await.unwrap(), "one"),
+        ["1"]
+    );
+}
+
+#[tokio::test]
+async fn a_missing_table_or_column_is_named() {
+    let Some(pool) =
+        postgres("ref_missing", "CREATE TABLE t (a int, n numeric); INSERT INTO t VALUES (1, 'NaN')").await
+    else {
+        return;
+    };
+    let def = table(&pool, "ref_missing", "t").await;
+    let error = load(&pool, "ref_missing", &def, &names(&["b"])).await.unwrap_err().to_string();
+    assert!(error.contains("no column b; it has a, n"), "{error}");
+    let error = load(&pool, "ref_missing", &def, &names(&["n"])).await.unwrap_err().to_string();
+    assert!(error.contains("reading table ref_missing.t") && error.contains("NaN in a numeric"), "{error}");
+    sqlx::raw_sql("DROP TABLE ref_missing.t").execute(&pool).await.unwrap();
+    let error = load(&pool, "ref_missing", &def, &names(&["a"])).await.unwrap_err().to_string();
+    assert!(error.contains("reading table ref_missing.t") && error.contains("dropped or renamed"), "{error}");
+    // The pool is still usable after each of them.
+    assert!(describe(&pool, "ref_missing").await.unwrap().is_empty());
+}
+
+fn values(column: &str, array: impl Array + 'static) -> RecordBatch {
+    let field = Field::new(column, array.data_type().clone(), true);
+    RecordBatch::try_new(Arc::new(Schema::new(vec![field])), vec![Arc::new(array)]).unwrap()
+}
+
+#[tokio::test]
+async fn lookup_finds_only_the_asked_keys() {
+    let ddl = r#"CREATE TABLE t (name text, n smallint, u uuid, c char(3), at timestamptz, PRIMARY KEY (name, n));
+        INSERT INTO t SELECT 'v' || i, i, ('00000000-0000-0000-0000-' || lpad(i::text, 12, '0'))::uuid, 'x' || i,
+          timestamptz '2024-01-01 00:00+00' + i * interval '1 hour' FROM generate_series(1, 9) i;
+        INSERT INTO t VALUES (E'it''s "a\\b", {c}', 0), ('', -1)"#;
+    let Some(pool) = postgres("ref_lookup", ddl).await else { return };
+    let def = table(&pool, "ref_lookup", "t").await;
+    let find = async |key: &str, values: RecordBatch| {
+        let found =
+            lookup(&pool, "ref_lookup", &def, &names(&["n", "name"]), &names(&[key]), &values).await.unwrap();
+        let mut found: Vec<String> = if found.is_empty() { vec![] } else { texts(&found, "n") };
+        found.sort();
+        found
+    };
+    let texts_of = |v: Vec<Option<&str>>| StringArray::from(v);
+    let odd =
+        texts_of(vec![Some("v3"), Some("it's \"a\\b\", {c}"), Some(""), Some("nobody"), None, Some("a\0b")]);
+    assert_eq!(find("name", values("name", odd)).await, ["-1", "0", "3"]);
+    let numbers = Int32Array::from(vec![Some(4), Some(70_000), None]);
+    assert_eq!(find("n", values("n", numbers)).await, ["4"], "70000 is no smallint and matches nothing");
+    let ids = vec![Some("00000000-0000-0000-0000-000000000007"), Some("not a uuid")];
+    assert_eq!(find("u", values("u", texts_of(ids))).await, ["7"]);
+    assert_eq!(find("c", values("c", texts_of(vec![Some("x2")]))).await, ["2"]);
+    let whole = load(&pool, "ref_lookup", &def, &names(&["at"])).await.unwrap();
+    assert_eq!(find("at", whole[0].slice(0, 2)).await, ["1", "2"]);
+
+    let pair =
+        Schema::new(vec![Field::new("a", DataType::Utf8, true), Field::new("b", DataType::Int32, true)]);
+    let pairs = RecordBatch::try_new(
+        Arc::new(pair),
+        vec![Arc::new(texts_of(vec![Some("v1"), Some("v2")])), Arc::new(Int32Array::from(vec![1, 1]))],
+    )
+    .unwrap();
+    let key = names(&["name", "n"]);
+    let found = lookup(&pool, "ref_lookup", &def, &names(&["name"]), &key, &pairs).await.unwrap();
+    assert_eq!(texts(&found, "name"), ["v1"]);
+}
+
+#[tokio::test]
+async fn a_million_rows_load_fast_and_a_dropped_stream_frees_its_connection() {
+    let ddl = "CREATE TABLE big AS SELECT 'voter-' || i AS voter_id, i % 90 AS age, 'County ' || i % 48 AS state,
+               CASE WHEN i % 2 = 0 THEN 'female' ELSE 'male' END AS gender FROM generate_series(1, 1000000) i";
+    let Some(pool) = postgres("ref_big", ddl).await else { return };
+    let def = table(&pool, "ref_big", "big").await;
+    let start = Instant::now();
+    let batches = load(&pool, "ref_big", &def, &all_columns(&def)).await.unwrap();
+    eprintln!("1,000,000 rows x 4 columns: {:?}", start.elapsed());
+    assert_eq!(rows(&batches), 1_000_000);
+    let counted = load(&pool, "ref_big", &def, &[]).await.unwrap();
+    assert_eq!((rows(&counted), counted[0].num_columns()), (1_000_000, 0));
+    // More streams than the pool has connections, none read to its end.
+    for _ in 0..20 {
+        drop(stream(&pool, "ref_big", &def, &all_columns(&def), None).unwrap());
+    }
+    assert_eq!(describe(&pool, "ref_big").await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn ad_hoc_sql_reads_straight_from_postgres() {
+    let ddl = "CREATE TABLE t AS SELECT i, 'n' || i AS name FROM generate_series(1, 20000) i";
+    let Some(pool) = postgres("ref_sql", ddl).await else { return };
+    let def = Arc::new(table(&pool, "ref_sql", "t").await);
+    let context = SessionContext::new();
+    context.register_table("t", Arc::new(PgTable::new(pool, "ref_sql", def))).unwrap();
+    for (sql, expected) in [
+        ("SELECT COUNT(*) AS n FROM t", "20000"),
+        ("SELECT MAX(i) AS n FROM t WHERE name <> 'n20000'", "19999"),
+        ("SELECT COUNT(*) AS n FROM (SELECT name FROM t LIMIT 5)", "5"),
+        ("SELECT COUNT(*) AS n FROM (SELECT 1 FROM t LIMIT 7)", "7"),
+        ("SELECT COUNT(*) AS n FROM t a JOIN t b ON a.i = b.i", "20000"),
+    ] {
+        let batches = context.sql(sql).await.unwrap().collect().await.unwrap();
+        assert_eq!(texts(&batches, "n"), [expected], "{sql}\n{}", pretty_format_batches(&batches).unwrap());
+    }
+}
+
+#[tokio::test]
+async fn changes_are_heard_also_after_a_lost_connection() {
+    let Some(pool) = postgres("ref_changes", "").await else { return };
+    let mut changes = listen(&pool).await.unwrap();
+    let notify = async |name: &str| {
+        sqlx::query("SELECT pg_notify($1, $2)").bind(CHANNEL).bind(name).execute(&pool).await.unwrap();
+    };
+    notify("voters").await;
+    assert_eq!(changes.recv().await.unwrap(), "voters");
+    sqlx::query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN%' AND datname = current_database()")
+        .execute(&pool)
+        .await
+        .unwrap();
+    assert_eq!(changes.recv().await.unwrap(), ANYTHING);
+    notify("candidates").await;
+    assert_eq!(changes.recv().await.unwrap(), "candidates");
+}
