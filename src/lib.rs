@@ -12,7 +12,11 @@ pub mod queries;
 pub mod snapshot;
 pub mod engine;
 
+pub mod decode;
 pub mod reference;
+pub mod source;
+pub mod sink;
+pub mod pipeline;
 pub mod serve;
 
 pub mod election;

@@ -133,11 +133,6 @@ impl AggregateState {
         self.store.bytes() + groups + self.position.len() * size_of::<u32>()
     }
 
-    /// The plan that runs on each micro-batch.
-    pub fn below(&self) -> &Arc<dyn ExecutionPlan> {
-        &self.below
-    }
-
     fn accumulate(&mut self, rows: &RecordBatch) -> Result<Delta> {
         let keys = evaluate_group_by(&self.group_by, rows)?.into_iter().next().unwrap_or_default();
         let known = self.store.len() as u32;

@@ -2,6 +2,7 @@
 //! election, keeps no rows itself and writes nothing to Postgres.
 
 mod changes;
+mod held;
 mod load;
 mod schema;
 mod table;
@@ -10,6 +11,7 @@ mod table;
 mod tests;
 
 pub use changes::{ANYTHING, CHANNEL, listen};
+pub use held::References;
 pub use load::{load, lookup, stream};
 pub use schema::{TableDef, describe};
 pub use table::PgTable;

@@ -1,0 +1,31 @@
+//! Bytes of messages → rows of a source, and the judgement which of them keep its rules.
+
+mod json;
+mod rules;
+#[cfg(test)]
+mod tests;
+
+pub use json::JsonDecoder;
+pub use rules::{ForeignKeys, RuleSet};
+
+use arrow::array::RecordBatch;
+
+/// Rows decoded of a batch of messages.
+#[derive(Debug)]
+pub struct Decoded {
+    /// The rows.
+    pub rows: RecordBatch,
+    /// Of each row, the position of its message in the batch.
+    pub messages: Vec<u32>,
+}
+
+/// A message that is not counted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reject {
+    /// Its position in the batch of messages.
+    pub message: u32,
+    /// Name of the rule that it broke; `json` if it could not be decoded.
+    pub rule: String,
+    /// Why, for a person.
+    pub reason: String,
+}
