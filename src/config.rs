@@ -95,7 +95,9 @@ impl Config {
             Some(path) => Toml::file_exact(path),
             None => Toml::file(CONFIG_FILE),
         };
-        let env = Env::prefixed(ENV_PREFIX).map(|key| match key.as_str().to_lowercase().strip_prefix("kafka_") {
+        // Variables of ours that are no settings: of the tests, and where Postgres is installed.
+        let is_setting = |key: &figment::value::UncasedStr| !key.starts_with("test_") && key != "pg_bin";
+        let env = Env::prefixed(ENV_PREFIX).filter(is_setting).map(|key| match key.as_str().to_lowercase().strip_prefix("kafka_") {
             Some(property) => format!("kafka.{}", property.replace('_', ".")).into(),
             None => key.as_str().to_lowercase().into(),
         });

@@ -16,8 +16,15 @@ pub mod decode;
 pub mod reference;
 pub mod source;
 pub mod sink;
+mod progress;
 pub mod pipeline;
 pub mod serve;
 
 pub mod election;
 pub mod embedded;
+
+pub mod topics;
+pub mod cli;
+pub mod logging;
+pub mod demo;
+pub mod commands;

@@ -1,1 +1,29 @@
-fn main() {}
+//! `tally`: parses the command line, starts logging, and runs the command.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use indicatif::MultiProgress;
+use tally::cli::Cli;
+use tally::commands;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let bars = MultiProgress::new();
+    tally::logging::start(&cli.command, &bars);
+    // Threads are started by the runtime's own thread, the main one: the embedded Postgres ends with it.
+    let run = || -> anyhow::Result<()> {
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        let result = runtime.block_on(commands::run(cli, &bars));
+        // A thread that waits for Kafka must not hold up the end.
+        runtime.shutdown_background();
+        Ok(result?)
+    };
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("tally: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,1 +1,353 @@
-//! x
+//! The loop: poll → decode → judge → execute → write → publish. The only file that knows every stage.
+//!
+//! Each source is polled by a thread of its own, so that receiving goes on while a micro-batch is computed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use datafusion::catalog::TableProvider;
+use sqlx::PgPool;
+use tokio::sync::{RwLock, mpsc, watch};
+use tokio::task::block_in_place;
+
+use crate::clients;
+use crate::config::Config;
+use crate::decode::{JsonDecoder, RuleSet};
+use crate::engine::catalog::{Catalog, RuleKind, SourceDef};
+use crate::engine::session::{self, PG};
+use crate::engine::{Engine, ViewChange};
+use crate::error::{Error, Result};
+use crate::progress::{Batches, Progress};
+use crate::queries;
+use crate::reference::{self, ANYTHING, PgTable, References};
+use crate::shutdown::Shutdown;
+use crate::sink::KafkaSink;
+use crate::snapshot::{Published, Reader, Status, ViewSnapshot};
+use crate::source::{Bounds, KafkaReader, KafkaTable, RawBatch};
+
+/// Micro-batches that wait for the engine while it computes; more would only cost memory.
+const BATCHES_AHEAD: usize = 2;
+/// How often the ends of the partitions are asked for, and the status is published when nothing happens.
+const STATUS_INTERVAL: Duration = Duration::from_millis(500);
+/// Changes of reference tables within this time are taken together.
+const REFERENCE_DEBOUNCE: Duration = Duration::from_millis(300);
+
+/// The engine with its sources, reference tables and sink, ready to run.
+pub struct Pipeline {
+    config: Arc<Config>,
+    pool: PgPool,
+    engine: Engine,
+    references: Arc<RwLock<References>>,
+    sources: Vec<Source>,
+    sink: KafkaSink,
+    publisher: watch::Sender<Arc<Published>>,
+    /// Tables for ad-hoc SQL that need the operator's token, by name.
+    restricted: Vec<(String, Arc<dyn TableProvider>)>,
+    epoch: u64,
+    batches: Batches,
+    started_at: SystemTime,
+    ready: bool,
+}
+
+struct Source {
+    def: Arc<SourceDef>,
+    decoder: JsonDecoder,
+    rules: RuleSet,
+    progress: Progress,
+}
+
+/// What a polling thread tells the loop.
+struct Polled {
+    source: usize,
+    batch: RawBatch,
+    /// Next offset and end of each partition, when they were asked for.
+    progress: Option<BTreeMap<i32, (i64, i64)>>,
+    caught_up: bool,
+}
+
+impl Pipeline {
+    /// Loads `queries/`, plans the views, reads the reference tables and connects to Kafka. Whatever is
+    /// wrong with the settings, the files or the servers is found here.
+    pub async fn open(config: Config) -> Result<Pipeline> {
+        let (place, files) = queries::load(config.queries.as_deref())?;
+        let catalog = Catalog::parse(&files, &session::continuous().state()).await?;
+        clients::check_kafka(&config).await?;
+        let pool = clients::postgres(&config).await?;
+        let defs = reference::describe(&pool, &config.postgres_schema).await?;
+        let schemas: Vec<_> = defs.iter().map(|def| (def.name.clone(), def.schema.clone())).collect();
+        let engine = Engine::plan(&catalog, &schemas).await?;
+        let keys = foreign_keys(&catalog);
+        let needed = engine.reference_columns();
+        let references = References::open(pool.clone(), &config.postgres_schema, &defs, needed, &keys).await?;
+        tracing::info!("{} views over {} sources from {place}", engine.views().count(), catalog.sources.len());
+
+        let config = Arc::new(config);
+        let references = Arc::new(RwLock::new(references));
+        let mut restricted: Vec<(String, Arc<dyn TableProvider>)> = Vec::new();
+        for def in defs {
+            let name = def.name.clone();
+            let table = Arc::new(PgTable::new(pool.clone(), &config.postgres_schema, Arc::new(def)));
+            restricted.push((format!("{PG}.{name}"), Arc::clone(&table) as _));
+            if !catalog.sources.contains_key(&name) && !catalog.views.contains_key(&name) {
+                restricted.push((name, table));
+            }
+        }
+        let mut sources = Vec::new();
+        for def in catalog.sources.into_values().map(Arc::new) {
+            let table = KafkaTable::new(Arc::clone(&config), Arc::clone(&def), Arc::clone(&references));
+            restricted.push((def.name.clone(), Arc::new(table)));
+            sources.push(Source {
+                decoder: JsonDecoder::new(Arc::clone(&def.schema)).map_err(|e| def.place.error(e))?,
+                rules: RuleSet::new(&def, &session::continuous().state())?,
+                progress: Progress::new(&def),
+                def,
+            });
+        }
+        let sink = KafkaSink::open(&config)?;
+        let started_at = SystemTime::now();
+        let mut pipeline = Pipeline {
+            publisher: watch::Sender::new(Arc::new(Published {
+                epoch: 0,
+                views: BTreeMap::new(),
+                status: Arc::new(Status::starting(started_at)),
+            })),
+            config,
+            pool,
+            engine,
+            references,
+            sources,
+            sink,
+            restricted,
+            epoch: 0,
+            batches: Batches::default(),
+            started_at,
+            ready: false,
+        };
+        pipeline.start_views().await?;
+        Ok(pipeline)
+    }
+
+    /// What readers see, now and after each micro-batch.
+    pub fn reader(&self) -> Reader {
+        self.publisher.subscribe()
+    }
+
+    /// The reference tables and sources as tables for ad-hoc SQL.
+    pub fn restricted_tables(&self) -> Vec<(String, Arc<dyn TableProvider>)> {
+        self.restricted.clone()
+    }
+
+    /// Runs until `shutdown`, or until an error that going on would make worse.
+    pub async fn run(mut self, shutdown: Shutdown) -> Result<()> {
+        let (sender, mut polled) = mpsc::channel(BATCHES_AHEAD);
+        let stop_polling = shutdown.child_token();
+        let _stop_polling_at_return = stop_polling.clone().drop_guard();
+        for source in 0..self.sources.len() {
+            self.poll_in_thread(source, sender.clone(), stop_polling.clone())?;
+        }
+        drop(sender);
+        let mut announced = reference::listen(&self.pool).await?;
+        let mut tick = tokio::time::interval(STATUS_INTERVAL);
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return Ok(()),
+                polled = polled.recv() => match polled {
+                    Some(polled) => self.micro_batch(polled?).await?,
+                    None => return Err(Error::kafka("reading", "the polling threads have ended")),
+                },
+                Some(table) = announced.recv() => {
+                    tokio::time::sleep(REFERENCE_DEBOUNCE).await;
+                    let mut tables = BTreeSet::from([table]);
+                    while let Ok(another) = announced.try_recv() {
+                        tables.insert(another);
+                    }
+                    self.refresh(tables).await?;
+                }
+                _ = tick.tick() => {
+                    let old = self.references.read().await.older_than(self.config.reference_refresh_s);
+                    if !old.is_empty() {
+                        self.refresh(old.into_iter().collect()).await?;
+                    }
+                    self.publish(&[]).await;
+                }
+            }
+        }
+    }
+
+    async fn start_views(&mut self) -> Result<()> {
+        {
+            let references = self.references.read().await;
+            for table in references.names() {
+                self.engine.set_reference(&table, references.batches(&table));
+            }
+        }
+        let changes = self.engine.start().await?;
+        self.publish(&changes).await;
+        Ok(())
+    }
+
+    fn poll_in_thread(
+        &self,
+        source: usize,
+        sender: mpsc::Sender<Result<Polled>>,
+        stop: Shutdown,
+    ) -> Result<()> {
+        let topic = self.sources[source].def.topic.clone();
+        let config = Arc::clone(&self.config);
+        let mut reader = block_in_place(|| KafkaReader::open(&config, &topic, Bounds::Endless))?;
+        let poll = move || {
+            let mut asked_at = None;
+            while !stop.is_cancelled() {
+                let result = poll_once(&mut reader, source, &config, &mut asked_at);
+                let failed = result.is_err();
+                if result.transpose().is_some_and(|polled| sender.blocking_send(polled).is_err()) || failed {
+                    return;
+                }
+            }
+        };
+        std::thread::Builder::new()
+            .name(format!("poll {topic}"))
+            .spawn(poll)
+            .map_err(|source| Error::Io { action: "starting a thread".into(), source })?;
+        Ok(())
+    }
+
+    /// One micro-batch from raw messages to published views.
+    async fn micro_batch(&mut self, polled: Polled) -> Result<()> {
+        let source = &mut self.sources[polled.source];
+        source.progress.polled(polled.progress, polled.caught_up, &polled.batch.next_offsets);
+        let mut changes = Vec::new();
+        if !polled.batch.is_empty() {
+            let begun = Instant::now();
+            self.epoch += 1;
+            changes = self.execute(polled.source, &polled.batch).await?;
+            self.write(&changes)?;
+            self.publish(&changes).await;
+            self.batches.add(polled.batch.len() as u64, begun.elapsed());
+        }
+        if !self.ready && self.sources.iter().all(|source| source.progress.caught_up()) {
+            self.ready = true;
+            tracing::info!("caught up with every source at epoch {}", self.epoch);
+            // While catching up the topics kept what an earlier run wrote; now they get every row once.
+            let all = self.engine.all_rows()?;
+            self.write(&all)?;
+            self.publish(&changes).await;
+        }
+        Ok(())
+    }
+
+    /// Decodes and judges the messages, writes the rejected ones, and applies the rest to the views.
+    async fn execute(&mut self, position: usize, batch: &RawBatch) -> Result<Vec<ViewChange>> {
+        let source = &mut self.sources[position];
+        let (decoded, mut rejects) = block_in_place(|| source.decoder.decode(&batch.payloads()))?;
+        let missing = source.rules.missing(&decoded.rows, &*self.references.read().await)?;
+        let mut renewed = BTreeSet::new();
+        for (table, key, values) in missing {
+            if self.references.write().await.fetch_missing(&table, &key, &values).await? > 0 {
+                renewed.insert(table);
+            }
+        }
+        let references = self.references.read().await;
+        let (rows, refused) = block_in_place(|| source.rules.judge(decoded, &*references))?;
+        rejects.extend(refused);
+        for reject in &rejects {
+            source.progress.rejected(&reject.rule);
+            if let Some(topic) = &source.def.dead_letter_topic {
+                self.sink.write_dead_letter(topic, &source.def.topic, batch.get(reject.message), reject)?;
+            }
+        }
+        source.progress.counted(&rows, batch.len() as u64)?;
+        let name = source.def.name.clone();
+        for table in &renewed {
+            self.engine.set_reference(table, references.batches(table));
+        }
+        drop(references);
+        let mut changes = if renewed.is_empty() { Vec::new() } else { self.engine.refresh(&renewed).await? };
+        changes.extend(self.engine.apply(&name, rows).await?);
+        Ok(changes)
+    }
+
+    /// Reads the announced tables again and recomputes the views over them.
+    async fn refresh(&mut self, announced: BTreeSet<String>) -> Result<()> {
+        let mut references = self.references.write().await;
+        let held = references.names();
+        let everything = announced.contains(ANYTHING);
+        let mut renewed = BTreeSet::new();
+        for table in held {
+            if (everything || announced.contains(&table)) && references.reload(&table).await {
+                self.engine.set_reference(&table, references.batches(&table));
+                renewed.insert(table);
+            }
+        }
+        drop(references);
+        let changes = self.engine.refresh(&renewed).await?;
+        self.write(&changes)?;
+        self.publish(&changes).await;
+        Ok(())
+    }
+
+    fn write(&self, changes: &[ViewChange]) -> Result<()> {
+        block_in_place(|| {
+            if self.ready {
+                changes.iter().try_for_each(|change| self.sink.write_changes(change, self.epoch))?;
+            }
+            self.sink.flush()
+        })
+    }
+
+    async fn publish(&self, changes: &[ViewChange]) {
+        let status = Status {
+            epoch: self.epoch,
+            ready: self.ready,
+            sources: self.sources.iter().map(|source| source.progress.status()).collect(),
+            batches: self.batches.status(),
+            reference_tables: self.references.read().await.status(),
+            state_bytes: self.engine.state_bytes() + self.sources.iter().map(|s| s.rules.bytes()).sum::<usize>(),
+            ..Status::starting(self.started_at)
+        };
+        let now = Some(SystemTime::now());
+        self.publisher.send_modify(|published| {
+            let mut views = published.views.clone();
+            for change in changes {
+                let info = Arc::clone(&change.info);
+                // A refresh may recompute a view without changing a row: its epoch then stays.
+                if change.changelog.ops.is_empty() && views.contains_key(&info.name) {
+                    continue;
+                }
+                let snapshot = ViewSnapshot::new(Arc::clone(&info), self.epoch, now, Arc::clone(&change.rows));
+                views.insert(info.name.clone(), Arc::new(snapshot));
+            }
+            *published = Arc::new(Published { epoch: self.epoch, views, status: Arc::new(status) });
+        });
+    }
+}
+
+fn poll_once(
+    reader: &mut KafkaReader,
+    source: usize,
+    config: &Config,
+    asked_at: &mut Option<Instant>,
+) -> Result<Option<Polled>> {
+    let wait = Duration::from_millis(config.trigger_ms);
+    let Some(batch) = reader.next(config.batch_rows, wait)? else { return Ok(None) };
+    let progress = if asked_at.is_none_or(|at| at.elapsed() >= STATUS_INTERVAL) {
+        *asked_at = Some(Instant::now());
+        Some(reader.progress()?)
+    } else {
+        None
+    };
+    let news = progress.is_some() || !batch.is_empty();
+    Ok(news.then(|| Polled { source, batch, progress, caught_up: reader.caught_up() }))
+}
+
+/// The tables and columns that foreign keys refer to.
+fn foreign_keys(catalog: &Catalog) -> Vec<(String, Vec<String>)> {
+    let rules = catalog.sources.values().flat_map(|source| &source.rules);
+    rules
+        .filter_map(|rule| match &rule.kind {
+            RuleKind::ForeignKey { table, referred, .. } => Some((table.clone(), referred.clone())),
+            _ => None,
+        })
+        .collect()
+}

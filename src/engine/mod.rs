@@ -140,6 +140,15 @@ impl Engine {
         Ok(changes)
     }
 
+    /// Every row of every view, as if it were new.
+    pub fn all_rows(&self) -> Result<Vec<ViewChange>> {
+        let all = |view: &View| {
+            let rows = view.rows.snapshot().batch()?;
+            Ok(view.change(Changelog { ops: vec![Op::Insert; rows.num_rows()], rows }))
+        };
+        self.views.iter().map(all).collect()
+    }
+
     /// Adds a micro-batch of `source`: only rows that keep its rules, with the source's schema.
     pub async fn apply(&mut self, source: &str, batch: RecordBatch) -> Result<Vec<ViewChange>> {
         if batch.num_rows() == 0 {

@@ -1,0 +1,190 @@
+//! The command line: what can be said, and the text of `--help`. Runs nothing.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use serde::Serialize;
+
+use crate::config::Flags;
+
+const EXAMPLES: &str = "\
+Examples:
+  tally demo                                     the whole election, nothing else needed
+  tally demo --voters 20000 --rate 500 --faulty 0.05
+  tally topics -b kafka:9092                     with real Kafka and Postgres: topics,
+  tally seed --voters 1000000                    candidates and voters,
+  tally run                                      the engine and the dashboard,
+  tally vote --rate 1000                         and votes
+  tally config                                   the effective settings
+
+Settings come from tally.toml, then TALLY_* variables (TALLY_LISTEN, TALLY_POSTGRES_URL,
+TALLY_KAFKA_BOOTSTRAP_SERVERS, TALLY_KAFKA_SECURITY_PROTOCOL, …), then flags; the later wins.
+RUST_LOG sets what is logged, for example RUST_LOG=tally=debug.";
+
+/// A streaming SQL engine that counts an election as it happens.
+#[derive(Debug, Parser)]
+#[command(name = "tally", version, about, after_help = EXAMPLES, arg_required_else_help = true)]
+pub struct Cli {
+    /// Settings file; without it, tally.toml here if it exists
+    #[arg(short, long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// One command and its flags.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the whole system: a broker, a Postgres, voters, votes, the engine and the dashboard
+    Demo(Demo),
+    /// Create the topics; those that exist are left as they are
+    Topics {
+        /// Kafka, Postgres and queries.
+        #[command(flatten)]
+        flags: Flags,
+        /// Their partitions and copies.
+        #[command(flatten)]
+        topics: Topics,
+    },
+    /// Fill Postgres with candidates and voters, and announce the voters on their topic
+    Seed {
+        /// Kafka, Postgres and queries.
+        #[command(flatten)]
+        flags: Flags,
+        /// How many.
+        #[command(flatten)]
+        population: Population,
+    },
+    /// Let the announced voters vote
+    Vote {
+        /// Kafka, Postgres and queries.
+        #[command(flatten)]
+        flags: Flags,
+        /// How.
+        #[command(flatten)]
+        voting: Voting,
+        /// Votes per second; 0: as fast as it goes
+        #[arg(long, default_value_t = 0.0, value_name = "VOTES/S")]
+        rate: f64,
+        /// Makes a run repeatable
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// Go on as further voters are announced, until stopped
+        #[arg(long)]
+        follow: bool,
+    },
+    /// Run the engine, the HTTP API and the dashboard
+    Run {
+        /// Kafka, Postgres and queries.
+        #[command(flatten)]
+        flags: Flags,
+        /// How it runs and listens.
+        #[command(flatten)]
+        run: Run,
+    },
+    /// Print the effective settings, without secrets
+    Config {
+        /// Kafka, Postgres and queries.
+        #[command(flatten)]
+        flags: Flags,
+        /// How it runs and listens.
+        #[command(flatten)]
+        run: Run,
+    },
+}
+
+/// Flags of `demo`.
+#[derive(Debug, Args)]
+pub struct Demo {
+    /// How many voters and candidates.
+    #[command(flatten)]
+    pub population: Population,
+    /// How they vote.
+    #[command(flatten)]
+    pub voting: Voting,
+    /// Votes per second; 0: as fast as it goes
+    #[arg(long, default_value_t = 25.0, value_name = "VOTES/S")]
+    pub rate: f64,
+    /// Directory of the .sql files [default: ./queries if it exists, else those built in]
+    #[arg(long, value_name = "DIR")]
+    pub queries: Option<PathBuf>,
+    /// How the engine runs and listens.
+    #[command(flatten)]
+    pub run: Run,
+}
+
+/// Who may vote, and for whom.
+#[derive(Clone, Debug, Args)]
+pub struct Population {
+    /// Registered voters
+    #[arg(long, default_value_t = 1000)]
+    pub voters: u64,
+    /// Candidates
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub candidates: u32,
+    /// Makes a run repeatable: the same seed makes the same people and choices
+    #[arg(long = "seed", default_value_t = 1, id = "population_seed")]
+    pub seed: u64,
+}
+
+/// How voters vote.
+#[derive(Clone, Debug, Args)]
+pub struct Voting {
+    /// Share of the voters who vote, from 0 to 1
+    #[arg(long, default_value_t = 0.7, value_parser = share)]
+    pub turnout: f64,
+    /// Share of additional bad messages, from 0 to 1: broken JSON, strangers, second votes, …
+    #[arg(long, default_value_t = 0.0, value_parser = share)]
+    pub faulty: f64,
+}
+
+/// Settings of new topics.
+#[derive(Debug, Args, Serialize)]
+pub struct Topics {
+    /// Partitions of each topic
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub partitions: Option<i32>,
+    /// Copies of each partition
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replication: Option<i32>,
+}
+
+/// Settings of the engine and the server.
+#[derive(Debug, Args, Serialize)]
+pub struct Run {
+    /// Address of the dashboard and the API, HOST:PORT; port 0 takes any free one [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "HOST:PORT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub listen: Option<String>,
+    /// The operator's token [default: a random one, printed at start]
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token: Option<String>,
+    /// Directory of the dashboard's files [default: those built in]
+    #[arg(long, value_name = "DIR")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub web_dir: Option<PathBuf>,
+    /// Most messages of a micro-batch [default: 50000]
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub batch_rows: Option<usize>,
+    /// Longest wait for a micro-batch to fill, in milliseconds [default: 50]
+    #[arg(long, value_name = "MS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trigger_ms: Option<u64>,
+}
+
+/// No setting of its own.
+#[derive(Debug, Serialize)]
+pub struct None {}
+
+fn share(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
+        _ => Err("a share from 0 to 1, such as 0.05".into()),
+    }
+}

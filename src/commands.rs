@@ -1,0 +1,145 @@
+//! The commands: settings → connections → work. One function each.
+
+use std::net::SocketAddr;
+
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use tokio::net::TcpListener;
+
+use crate::cli::{Cli, Command, None as NoSettings, Population};
+use crate::clients;
+use crate::config::{Config, Flags};
+use crate::demo;
+use crate::election::{self, SeedOptions, VoteOptions};
+use crate::error::Result;
+use crate::pipeline::Pipeline;
+use crate::serve::{self, App};
+use crate::shutdown::{self, Shutdown};
+use crate::topics::{self, Outcome};
+
+/// Runs the command until it is done or a signal ends it.
+pub async fn run(cli: Cli, bars: &MultiProgress) -> Result<()> {
+    let shutdown = shutdown::on_signal()?;
+    let file = cli.config.as_deref();
+    match cli.command {
+        Command::Demo(options) => {
+            let flags = Flags { queries: options.queries.clone(), ..Flags::default() };
+            let config = Config::load(file, &flags, &options.run)?;
+            demo::run(config, &options, bars, shutdown).await
+        }
+        Command::Topics { flags, topics } => create_topics(&Config::load(file, &flags, &topics)?).await,
+        Command::Seed { flags, population } => {
+            let config = Config::load(file, &flags, &NoSettings {})?;
+            seed(&config, &population, bars, &shutdown).await
+        }
+        Command::Vote { flags, voting, rate, seed, follow } => {
+            let config = Config::load(file, &flags, &NoSettings {})?;
+            let options = VoteOptions {
+                rate: (rate > 0.0).then_some(rate),
+                turnout: voting.turnout,
+                faulty: voting.faulty,
+                seed,
+                follow,
+            };
+            vote(&config, &options, bars, &shutdown).await
+        }
+        Command::Run { flags, run } => serve_engine(Config::load(file, &flags, &run)?, shutdown).await,
+        Command::Config { flags, run } => {
+            print!("{}", Config::load(file, &flags, &run)?.to_toml());
+            Ok(())
+        }
+    }
+}
+
+async fn create_topics(config: &Config) -> Result<()> {
+    let needed = topics::needed(config).await?;
+    for (name, outcome) in topics::create(config, &needed).await? {
+        match outcome {
+            Outcome::Created => println!("created  {name}"),
+            Outcome::Kept => println!("kept     {name}"),
+        }
+    }
+    Ok(())
+}
+
+async fn seed(config: &Config, population: &Population, bars: &MultiProgress, shutdown: &Shutdown) -> Result<()> {
+    clients::check_kafka(config).await?;
+    let pool = clients::postgres(config).await?;
+    let bar = bars.add(bar(population.voters, "voters"));
+    let report = election::seed(config, &pool, &seed_options(population), &bar, shutdown).await?;
+    bar.finish_and_clear();
+    println!("{report}");
+    Ok(())
+}
+
+async fn vote(config: &Config, options: &VoteOptions, bars: &MultiProgress, shutdown: &Shutdown) -> Result<()> {
+    clients::check_kafka(config).await?;
+    let pool = clients::postgres(config).await?;
+    let bar = bars.add(bar(0, "votes"));
+    let report = election::vote(config, &pool, options, &bar, shutdown).await?;
+    bar.finish_and_clear();
+    println!("{report}");
+    Ok(())
+}
+
+async fn serve_engine(config: Config, shutdown: Shutdown) -> Result<()> {
+    let (listener, address) = serve::bind(&config.listen).await?;
+    let token = operator_token(&config);
+    println!("dashboard  http://{address}/");
+    println!("token      {}", if config.token.is_some() { "as configured" } else { &token });
+    let pipeline = Pipeline::open(config.clone()).await?;
+    run_engine(pipeline, &config, listener, token, shutdown).await
+}
+
+/// Runs the engine and the server until one fails or `shutdown`.
+pub async fn run_engine(
+    pipeline: Pipeline,
+    config: &Config,
+    listener: TcpListener,
+    token: String,
+    shutdown: Shutdown,
+) -> Result<()> {
+    let app = App {
+        published: pipeline.reader(),
+        restricted: pipeline.restricted_tables(),
+        prepare: None,
+        token,
+        web_dir: config.web_dir.clone(),
+        limits: config.into(),
+        extra: election::portraits(),
+    };
+    let stop = shutdown.child_token();
+    let _stop_the_other = stop.clone().drop_guard();
+    tokio::select! {
+        result = pipeline.run(stop.clone()) => result,
+        result = serve::run(listener, app, stop.clone()) => result,
+    }
+}
+
+/// The configured token, or a new random one.
+pub fn operator_token(config: &Config) -> String {
+    config.token.clone().unwrap_or_else(|| format!("{:032x}", rand::random::<u128>()))
+}
+
+/// The people of a run.
+pub fn seed_options(population: &Population) -> SeedOptions {
+    SeedOptions { voters: population.voters, candidates: population.candidates, seed: population.seed }
+}
+
+/// A progress bar; of no length when the number to come is not known.
+pub fn bar(length: u64, what: &'static str) -> ProgressBar {
+    let template = if length == 0 {
+        "{spinner} {prefix:<8} {human_pos} ({per_sec}) {msg}"
+    } else {
+        "  {prefix:<8} {bar:40.cyan/dim} {human_pos}/{human_len} ({per_sec}) {msg}"
+    };
+    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    let bar = if length == 0 { ProgressBar::no_length() } else { ProgressBar::new(length) };
+    bar.with_style(style).with_prefix(what)
+}
+
+/// How an address is written in a URL: a server that listens everywhere is reached here at loopback.
+pub fn url(address: SocketAddr) -> String {
+    let host = if address.ip().is_unspecified() { "127.0.0.1".into() } else { address.ip().to_string() };
+    let host = if address.is_ipv6() && !address.ip().is_unspecified() { format!("[{host}]") } else { host };
+    format!("http://{host}:{}/", address.port())
+}

@@ -1,0 +1,160 @@
+//! Counts what a source has delivered and how long micro-batches take, for the status.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant, SystemTime};
+
+use arrow::array::{AsArray, RecordBatch};
+use arrow::compute::{cast, max};
+use arrow::datatypes::{DataType, TimeUnit, TimestampMillisecondType};
+use chrono::{DateTime, SecondsFormat, Utc};
+
+use crate::engine::catalog::SourceDef;
+use crate::error::Result;
+use crate::snapshot::{BatchStatus, PartitionStatus, SourceStatus, Status};
+
+/// The rate is that of the last seconds, so many of them.
+const RATE_WINDOW: Duration = Duration::from_secs(5);
+
+/// One source's counters.
+pub struct Progress {
+    status: SourceStatus,
+    event_time: Option<String>,
+    watermark_delay_ms: i64,
+    newest_event_ms: Option<i64>,
+    offsets: BTreeMap<i32, (i64, i64)>,
+    caught_up: bool,
+    /// When how many had been received.
+    history: VecDeque<(Instant, u64)>,
+}
+
+impl Progress {
+    /// Nothing received yet.
+    pub fn new(source: &SourceDef) -> Self {
+        Progress {
+            status: SourceStatus {
+                name: source.name.clone(),
+                topic: source.topic.clone(),
+                dead_letter_topic: source.dead_letter_topic.clone(),
+                ..SourceStatus::default()
+            },
+            event_time: source.event_time.clone(),
+            watermark_delay_ms: source.watermark_delay_ms,
+            newest_event_ms: None,
+            offsets: BTreeMap::new(),
+            caught_up: false,
+            history: VecDeque::from([(Instant::now(), 0)]),
+        }
+    }
+
+    /// Notes where the reader is: of each partition the next offset, and the end if it was asked for.
+    pub fn polled(
+        &mut self,
+        ends: Option<BTreeMap<i32, (i64, i64)>>,
+        caught_up: bool,
+        next_offsets: &BTreeMap<i32, i64>,
+    ) {
+        if let Some(ends) = ends {
+            self.offsets = ends;
+        }
+        for (partition, next) in next_offsets {
+            let (offset, end) = self.offsets.entry(*partition).or_default();
+            *offset = *next;
+            *end = (*end).max(*next);
+        }
+        self.caught_up |= caught_up;
+    }
+
+    /// Counts a message that broke `rule`.
+    pub fn rejected(&mut self, rule: &str) {
+        self.status.rejected += 1;
+        *self.status.rejected_by_reason.entry(rule.to_string()).or_default() += 1;
+    }
+
+    /// Counts a micro-batch of `received` messages of which `rows` kept every rule.
+    pub fn counted(&mut self, rows: &RecordBatch, received: u64) -> Result<()> {
+        self.status.received += received;
+        self.status.counted += rows.num_rows() as u64;
+        let now = Instant::now();
+        self.history.push_back((now, self.status.received));
+        while self.history.len() > 2 && now.duration_since(self.history[1].0) > RATE_WINDOW {
+            self.history.pop_front();
+        }
+        if let Some(column) = self.event_time.as_ref().and_then(|name| rows.column_by_name(name)) {
+            let times = cast(column, &DataType::Timestamp(TimeUnit::Millisecond, None))?;
+            self.newest_event_ms = self.newest_event_ms.max(max(times.as_primitive::<TimestampMillisecondType>()));
+        }
+        Ok(())
+    }
+
+    /// Whether all that was there at the start has been read.
+    pub fn caught_up(&self) -> bool {
+        self.caught_up
+    }
+
+    /// As `/api/status` shows it.
+    pub fn status(&self) -> SourceStatus {
+        let watermark = self.newest_event_ms.and_then(|ms| DateTime::from_timestamp_millis(ms - self.watermark_delay_ms));
+        SourceStatus {
+            lag: self.offsets.values().map(|(next, end)| (end - next).max(0) as u64).sum(),
+            rate_per_s: self.rate_per_s(),
+            watermark: watermark.map(|time| time.to_rfc3339_opts(SecondsFormat::Millis, true)),
+            partitions: self
+                .offsets
+                .iter()
+                .map(|(partition, (offset, end))| PartitionStatus { partition: *partition, offset: *offset, end: *end })
+                .collect(),
+            ..self.status.clone()
+        }
+    }
+
+    fn rate_per_s(&self) -> f64 {
+        let Some((since, before)) = self.history.front() else { return 0.0 };
+        let newest = self.history.back().map_or(*since, |(at, _)| *at);
+        if newest.elapsed() > RATE_WINDOW {
+            return 0.0;
+        }
+        let rate = (self.status.received - before) as f64 / since.elapsed().as_secs_f64().max(0.5);
+        (rate * 10.0).round() / 10.0
+    }
+}
+
+/// Times of micro-batches.
+#[derive(Default)]
+pub struct Batches {
+    status: BatchStatus,
+    count: u64,
+}
+
+impl Batches {
+    /// Notes a micro-batch of `rows` messages.
+    pub fn add(&mut self, rows: u64, took: Duration) {
+        let took_ms = took.as_secs_f64() * 1e3;
+        self.count += 1;
+        self.status.mean_ms += (took_ms - self.status.mean_ms) / self.count as f64;
+        self.status.max_ms = self.status.max_ms.max(took_ms);
+        self.status.last_ms = took_ms;
+        self.status.last_rows = rows;
+    }
+
+    /// As `/api/status` shows them.
+    pub fn status(&self) -> BatchStatus {
+        self.status.clone()
+    }
+}
+
+impl Status {
+    /// An engine that has read nothing yet.
+    pub fn starting(started_at: SystemTime) -> Status {
+        Status {
+            epoch: 0,
+            ready: false,
+            started_at: DateTime::<Utc>::from(started_at).to_rfc3339_opts(SecondsFormat::Secs, true),
+            uptime_s: started_at.elapsed().map_or(0, |uptime| uptime.as_secs()),
+            sources: Vec::new(),
+            batches: BatchStatus::default(),
+            reference_tables: Vec::new(),
+            state_bytes: 0,
+            published_at: Instant::now(),
+        }
+    }
+}
