@@ -10,7 +10,6 @@ pub const QUERIES_DIR: &str = "queries";
 
 #[derive(rust_embed::RustEmbed)]
 #[folder = "queries/"]
-#[include = "*.sql"]
 struct BuiltIn;
 
 /// One file: its path, for messages, and its text.
@@ -48,7 +47,7 @@ pub fn load(configured: Option<&Path>) -> Result<(String, Vec<QueryFile>)> {
 }
 
 fn built_in() -> Vec<QueryFile> {
-    let mut names: Vec<_> = BuiltIn::iter().collect();
+    let mut names: Vec<_> = BuiltIn::iter().filter(|name| name.ends_with(".sql")).collect();
     names.sort();
     names
         .iter()

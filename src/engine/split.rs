@@ -88,7 +88,7 @@ pub fn refuse_volatile(plan: &LogicalPlan) -> Result<()> {
 /// The columns `c0, c1, …` of the table that stands for `plan`: names may repeat in a plan, but not here.
 pub fn positional_schema(plan: &LogicalPlan) -> SchemaRef {
     let fields = plan.schema().fields().iter().enumerate();
-    Arc::new(Schema::new(fields.map(|(i, f)| Field::new(format!("c{i}"), f.data_type().clone(), true)).collect::<Vec<_>>()))
+    Arc::new(Schema::new(fields.map(|(i, f)| Field::new(format!("c{i}"), f.data_type().clone(), f.is_nullable())).collect::<Vec<_>>()))
 }
 
 /// A scan of `table` with the qualified column names of `plan`.

@@ -1,1 +1,251 @@
-//! The engine without Kafka or Postgres.
+//! The oracle: at every micro-batch boundary each view equals the same SELECT run by plain DataFusion over
+//! all rows so far, and the accumulated changelog equals the view.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use arrow::array::{Int64Array, StringArray, TimestampMicrosecondArray};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use arrow::util::pretty::pretty_format_batches;
+use datafusion::datasource::MemTable;
+use proptest::prelude::*;
+
+use super::*;
+use crate::queries::QueryFile;
+
+const SOURCE: &str = "CREATE UNBOUNDED EXTERNAL TABLE events (id BIGINT, place VARCHAR, amount BIGINT, at TIMESTAMP)
+    STORED AS KAFKA LOCATION 'events';";
+
+/// Views of the supported shapes: row-wise and recomputed finishing, joins below and above, several
+/// aggregates, global ones, with and without key.
+const VIEWS: [(&str, &str, &str); 16] = [
+    ("by_place", "place", "SELECT place, COUNT(*) AS n, SUM(amount) AS s, AVG(amount) AS a FROM events GROUP BY place"),
+    ("extremes", "place", "SELECT place, MIN(amount) AS lo, MAX(amount) AS hi, MAX(at) AS last FROM events GROUP BY place"),
+    ("filtered", "place", "SELECT place, SUM(amount) FILTER (WHERE amount > 3) AS s FROM events WHERE amount <> 1 GROUP BY place"),
+    ("large", "place", "SELECT place, SUM(amount) AS s FROM events GROUP BY place HAVING SUM(amount) % 3 = 1"),
+    ("total", "", "SELECT COUNT(*) AS n, SUM(amount) AS s FROM events"),
+    ("named", "name", "SELECT p.name, COUNT(*) AS n FROM events e JOIN places p ON p.place = e.place GROUP BY p.name"),
+    ("left_named", "", "SELECT p.name, COUNT(*) AS n FROM events e LEFT JOIN places p ON p.place = e.place GROUP BY p.name"),
+    ("all_places", "place", "SELECT p.place, p.name, COALESCE(t.n, 0) AS n FROM places p
+        LEFT JOIN (SELECT place, COUNT(*) AS n FROM events GROUP BY place) t ON t.place = p.place"),
+    ("ranked", "place", "SELECT place, n, ROW_NUMBER() OVER (ORDER BY n DESC, place) AS r
+        FROM (SELECT place, COUNT(*) AS n FROM events WHERE place IS NOT NULL GROUP BY place)"),
+    ("top", "place", "SELECT place, SUM(amount) AS s FROM events GROUP BY place ORDER BY s DESC NULLS LAST, place LIMIT 2"),
+    ("of_aggregates", "", "SELECT MAX(n) AS most, COUNT(*) AS places FROM (SELECT place, COUNT(*) AS n FROM events GROUP BY place)"),
+    ("two", "place", "SELECT a.place, a.n, b.s FROM (SELECT place, COUNT(*) AS n FROM events GROUP BY place) a
+        JOIN (SELECT place, SUM(amount) AS s FROM events WHERE amount > 2 GROUP BY place) b ON a.place = b.place"),
+    ("distinct_places", "", "SELECT DISTINCT place FROM events"),
+    ("distinct_amounts", "place", "SELECT place, COUNT(DISTINCT amount) AS d FROM events GROUP BY place"),
+    ("per_minute", "minute", "SELECT date_bin(INTERVAL '1 minute', at) AS minute, COUNT(*) AS n FROM events GROUP BY 1"),
+    ("view_on_view", "", "SELECT SUM(n) AS n FROM by_place WHERE n > 1"),
+];
+
+#[derive(Clone, Debug)]
+struct Event {
+    id: i64,
+    place: Option<String>,
+    amount: Option<i64>,
+    at: i64,
+}
+
+fn source_schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        Field::new("id", DataType::Int64, true),
+        Field::new("place", DataType::Utf8, true),
+        Field::new("amount", DataType::Int64, true),
+        Field::new("at", DataType::Timestamp(TimeUnit::Nanosecond, None), true),
+    ]))
+}
+
+fn events(events: &[Event]) -> RecordBatch {
+    let at = TimestampMicrosecondArray::from_iter_values(events.iter().map(|e| e.at * 1_000_000));
+    let at = arrow::compute::cast(&at, &DataType::Timestamp(TimeUnit::Nanosecond, None)).unwrap();
+    RecordBatch::try_new(
+        source_schema(),
+        vec![
+            Arc::new(Int64Array::from_iter_values(events.iter().map(|e| e.id))),
+            Arc::new(StringArray::from_iter(events.iter().map(|e| e.place.as_deref()))),
+            Arc::new(Int64Array::from_iter(events.iter().map(|e| e.amount))),
+            at,
+        ],
+    )
+    .unwrap()
+}
+
+fn places(names: &[(&str, &str)]) -> RecordBatch {
+    let column = |values: Vec<&str>| Arc::new(StringArray::from(values)) as _;
+    let schema = ["place", "name"].map(|name| Field::new(name, DataType::Utf8, true));
+    RecordBatch::try_new(
+        Arc::new(Schema::new(schema.to_vec())),
+        vec![column(names.iter().map(|n| n.0).collect()), column(names.iter().map(|n| n.1).collect())],
+    )
+    .unwrap()
+}
+
+async fn plan(text: &str) -> Result<Engine> {
+    let files = [QueryFile { path: PathBuf::from("queries/test.sql"), text: text.into() }];
+    let catalog = catalog::Catalog::parse(&files, &session::continuous().state()).await?;
+    let places = places(&[]);
+    Engine::plan(&catalog, &[("places".into(), places.schema())]).await
+}
+
+async fn engine() -> Engine {
+    let views = VIEWS.iter().map(|(name, key, query)| {
+        let key = if key.is_empty() { String::new() } else { format!("WITH (key = '{key}')") };
+        format!("CREATE MATERIALIZED VIEW {name} {key} AS {query};")
+    });
+    plan(&format!("{SOURCE}\n{}", views.collect::<Vec<_>>().join("\n"))).await.unwrap()
+}
+
+/// Rows as sorted text, so that sets of rows compare.
+fn text(batches: &[RecordBatch]) -> Vec<String> {
+    let table = pretty_format_batches(batches).unwrap().to_string();
+    // Columns are padded to the widest value: compare cells.
+    let cells = |line: &str| line.split('|').map(|cell| cell.trim().to_string()).collect::<Vec<_>>().join("|");
+    let mut lines: Vec<_> = table.lines().skip(3).filter(|line| !line.starts_with('+')).map(cells).collect();
+    lines.sort();
+    lines
+}
+
+async fn batch_answer(query: &str, all: &[RecordBatch], reference: &RecordBatch) -> Vec<String> {
+    let context = SessionContext::new_with_config(session::base_config());
+    context.register_table("events", Arc::new(MemTable::try_new(source_schema(), vec![all.to_vec()]).unwrap())).unwrap();
+    let places = MemTable::try_new(reference.schema(), vec![vec![reference.clone()]]).unwrap();
+    context.register_table("places", Arc::new(places)).unwrap();
+    let by_place = context.sql(VIEWS[0].2).await.unwrap().into_view();
+    context.register_table("by_place", by_place).unwrap();
+    text(&context.sql(query).await.unwrap().collect().await.unwrap())
+}
+
+/// A consumer of the changelog that checks each record against what it holds.
+#[derive(Default)]
+struct Consumer {
+    rows: Vec<String>,
+    by_key: BTreeMap<String, String>,
+}
+
+impl Consumer {
+    fn take(&mut self, change: &ViewChange) {
+        let log = &change.changelog;
+        for (i, op) in log.ops.iter().enumerate() {
+            let row = text(&[log.rows.slice(i, 1)]).remove(0);
+            if change.info.key.is_empty() {
+                match op {
+                    Op::Insert => self.rows.push(row),
+                    Op::Delete => {
+                        let place = self.rows.iter().position(|held| *held == row).expect("deletes a row it had");
+                        self.rows.swap_remove(place);
+                    }
+                    Op::Update => panic!("an update without a key"),
+                }
+                continue;
+            }
+            let positions: Vec<_> = change.info.key.iter().map(|k| change.info.schema.index_of(k).unwrap()).collect();
+            let key = text(&[log.rows.slice(i, 1).project(&positions).unwrap()]).remove(0);
+            let old = match op {
+                Op::Delete => self.by_key.remove(&key),
+                _ => self.by_key.insert(key, row.clone()),
+            };
+            assert_eq!(old.is_some(), *op != Op::Insert, "{op:?} of {row} in {}", change.info.name);
+            assert!(old.as_ref() != Some(&row) || *op == Op::Delete, "unchanged row {row} in {}", change.info.name);
+        }
+    }
+
+    fn rows(&self) -> Vec<String> {
+        let mut rows: Vec<_> = self.rows.iter().chain(self.by_key.values()).cloned().collect();
+        rows.sort();
+        rows
+    }
+}
+
+async fn check(batches: &[Vec<Event>]) {
+    let mut engine = engine().await;
+    let mut reference = places(&[("a", "Aachen"), ("b", "Bonn"), ("z", "Zeitz")]);
+    engine.set_reference("places", vec![reference.clone()]);
+    let mut consumers: BTreeMap<String, Consumer> = BTreeMap::new();
+    let mut shown = BTreeMap::new();
+    let mut take = |changes: Vec<ViewChange>, shown: &mut BTreeMap<String, Vec<String>>| {
+        for change in changes {
+            consumers.entry(change.info.name.clone()).or_default().take(&change);
+            shown.insert(change.info.name.clone(), text(&[change.rows.batch().unwrap()]));
+            assert_eq!(consumers[&change.info.name].rows(), shown[&change.info.name], "{}", change.info.name);
+        }
+    };
+    take(engine.start().await.unwrap(), &mut shown);
+    let mut all = Vec::new();
+    for (i, batch) in batches.iter().enumerate() {
+        if i == 3 {
+            // What is joined above the aggregates follows the table; places joined below stay as they were met.
+            reference = places(&[("a", "Aachen"), ("b", "Bonn"), ("z", "Zeitz"), ("y", "Ypern")]);
+            engine.set_reference("places", vec![reference.clone()]);
+            take(engine.refresh(&BTreeSet::from(["places".into()])).await.unwrap(), &mut shown);
+        }
+        all.push(events(batch));
+        take(engine.apply("events", events(batch)).await.unwrap(), &mut shown);
+        for (name, _, query) in VIEWS {
+            assert_eq!(shown[name], batch_answer(query, &all, &reference).await, "{name} after batch {i}");
+        }
+    }
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let place = prop::option::weighted(0.9, prop::sample::select(vec!["a", "b", "c", "z", ""]));
+    (0..50i64, place, prop::option::weighted(0.9, -3..9i64), 0..600i64)
+        .prop_map(|(id, place, amount, at)| Event { id, place: place.map(Into::into), amount, at })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    fn views_equal_a_batch_recount(batches in prop::collection::vec(prop::collection::vec(event(), 0..12), 1..7)) {
+        tokio::runtime::Runtime::new().unwrap().block_on(check(&batches));
+    }
+}
+
+#[tokio::test]
+async fn views_that_cannot_be_kept_are_refused_at_their_place() {
+    for (query, reason) in [
+        ("CREATE MATERIALIZED VIEW v AS SELECT id FROM events;", "needs the rows of the stream"),
+        ("CREATE MATERIALIZED VIEW v AS SELECT COUNT(*) AS n FROM events WHERE at < now();", "now() gives another answer"),
+        ("CREATE MATERIALIZED VIEW v AS SELECT p.name, COUNT(e.id) AS n FROM places p LEFT JOIN events e ON e.place = p.place GROUP BY 1;", "aggregate the stream first"),
+        ("CREATE MATERIALIZED VIEW v AS SELECT COUNT(*) AS n FROM events a JOIN events b ON a.id = b.id;", "join of two streams"),
+        ("CREATE MATERIALIZED VIEW v AS SELECT place, COUNT(*) AS n FROM events GROUP BY ROLLUP (place);", "GROUPING SETS"),
+        ("CREATE MATERIALIZED VIEW v WITH (topik = 't') AS SELECT COUNT(*) AS n FROM events;", "a view knows topic, key, mode"),
+        ("CREATE MATERIALIZED VIEW v WITH (key = 'm') AS SELECT COUNT(*) AS n FROM events;", "key `m` is no column"),
+        ("CREATE MATERIALIZED VIEW v AS SELECT COUNT(*) AS n, SUM(id) AS n FROM events;", "unique expression names"),
+        ("CREATE MATERIALIZED VIEW v AS SELECT COUNT(*) AS n FROM evnts;", "evnts"),
+        ("CREATE VIEW w AS SELECT * FROM v; CREATE VIEW v AS SELECT * FROM w;", "circle: v → w → v"),
+        ("SELECT 1;", "declares nothing"),
+        ("CREATE MATERIALIZED VIEW v AS SELECT COUNT(*) AS n FROM events GROUP BY;", "Expected"),
+        ("CREATE VIEW events AS SELECT 1;", "declared already"),
+    ] {
+        let Err(error) = plan(&format!("{SOURCE}\n\n{query}")).await else { panic!("{query} was taken") };
+        let message = error.to_string();
+        assert!(message.contains(reason), "{query}\n{message}");
+        let Error::Query { line, .. } = error else { panic!("{query}: no place: {message}") };
+        assert_eq!(line, 4, "{query}\n{message}");
+    }
+}
+
+#[tokio::test]
+async fn equal_aggregates_are_kept_once() {
+    let engine = plan(&format!(
+        "{SOURCE}
+         CREATE MATERIALIZED VIEW a AS SELECT place, n FROM (SELECT place, COUNT(*) AS n FROM events GROUP BY place);
+         CREATE MATERIALIZED VIEW b AS SELECT SUM(n) AS n FROM a;
+         CREATE MATERIALIZED VIEW c AS SELECT place, n + 1 AS m FROM a;"
+    ))
+    .await
+    .unwrap();
+    assert_eq!((engine.views.len(), engine.aggregates.len()), (3, 1));
+}
+
+#[tokio::test]
+async fn a_key_that_does_not_tell_rows_apart_is_an_error_not_a_lost_row() {
+    let text = format!("{SOURCE} CREATE MATERIALIZED VIEW v WITH (key = 'n') AS SELECT COUNT(*) AS n FROM events GROUP BY place;");
+    let mut engine = plan(&text).await.unwrap();
+    engine.start().await.unwrap();
+    let event = |place: &str| Event { id: 1, place: Some(place.into()), amount: None, at: 0 };
+    let error = engine.apply("events", events(&[event("a"), event("b")])).await.unwrap_err();
+    assert!(error.to_string().contains("two rows have the key (n) = (1)"), "{error}");
+}
