@@ -14,6 +14,7 @@ use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
 use futures::TryStreamExt;
 use futures::stream::{self, StreamExt};
 use sqlx::PgPool;
+use tokio::runtime::Handle;
 
 use crate::error::Error;
 
@@ -26,12 +27,14 @@ pub struct PgTable {
     pool: PgPool,
     pg_schema: String,
     def: Arc<TableDef>,
+    runtime: Handle,
 }
 
 impl PgTable {
-    /// The table `def` of a schema.
+    /// The table `def` of a schema. Made within a Tokio runtime, on which it then reads: a query may run on
+    /// another one, and a pooled connection opened there would stall or end with it.
     pub fn new(pool: PgPool, pg_schema: impl Into<String>, def: Arc<TableDef>) -> Self {
-        PgTable { pool, pg_schema: pg_schema.into(), def }
+        PgTable { pool, pg_schema: pg_schema.into(), def, runtime: Handle::current() }
     }
 }
 
@@ -75,7 +78,8 @@ impl PartitionStream for Scan {
 
     fn execute(&self, _context: Arc<TaskContext>) -> SendableRecordBatchStream {
         let columns: Vec<String> = self.schema.fields().iter().map(|f| f.name().clone()).collect();
-        let PgTable { pool, pg_schema, def } = &self.table;
+        let PgTable { pool, pg_schema, def, runtime } = &self.table;
+        let _on = runtime.enter();
         let batches = load::stream(pool, pg_schema, def, &columns, self.limit)
             .unwrap_or_else(|e| stream::once(async { Err(e) }).boxed())
             .map_err(into_datafusion);

@@ -7,6 +7,7 @@ use arrow::array::{Array, AsArray, Int32Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Float64Type, Schema, TimeUnit};
 use arrow::util::pretty::pretty_format_batches;
 use datafusion::prelude::SessionContext;
+use sqlx::postgres::PgPoolOptions;
 use sqlx::{AssertSqlSafe, PgPool};
 
 use super::*;
@@ -234,6 +235,21 @@ async fn ad_hoc_sql_reads_straight_from_postgres() {
         let batches = context.sql(sql).await.unwrap().collect().await.unwrap();
         assert_eq!(texts(&batches, "n"), [expected], "{sql}\n{}", pretty_format_batches(&batches).unwrap());
     }
+}
+
+#[tokio::test]
+async fn a_query_on_another_runtime_leaves_the_pool_usable() {
+    let Some(pool) = postgres("ref_runtime", "CREATE TABLE t AS SELECT 1 AS i").await else { return };
+    let options = (*pool.connect_options()).clone();
+    let one = PgPoolOptions::new().max_connections(1).connect_lazy_with(options);
+    let def = Arc::new(table(&pool, "ref_runtime", "t").await);
+    let context = SessionContext::new();
+    context.register_table("t", Arc::new(PgTable::new(one.clone(), "ref_runtime", def))).unwrap();
+    let other = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let query = async move { context.sql("SELECT i FROM t").await.unwrap().collect().await.unwrap() };
+    assert_eq!(rows(&other.spawn(query).await.unwrap()), 1);
+    other.shutdown_background();
+    assert_eq!(describe(&one, "ref_runtime").await.unwrap().len(), 1);
 }
 
 #[tokio::test]
