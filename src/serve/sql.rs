@@ -48,6 +48,13 @@ const SCHEMA: &str = "public";
 const AMPLIFYING: [&str; 8] =
     ["array_repeat", "array_resize", "generate_series", "lpad", "range", "repeat", "rpad", "string_agg"];
 
+/// Longest query of the public. Parsing and planning recurse by operator: what is short can't be deep.
+const PUBLIC_QUERY_BYTES_MAX: usize = 16 << 10;
+
+/// Stack of each query thread, touched only as far as used. Some recursions of the planner have no guard, and
+/// an overflow would end the process: this holds the deepest query that fits the length above.
+const STACK_BYTES: usize = 256 << 20;
+
 /// What ad-hoc queries may take.
 #[derive(Clone, Debug)]
 pub struct SqlLimits {
@@ -133,6 +140,7 @@ impl Sql {
             // As many as queries: one that computes without a pause holds up no other.
             .worker_threads(limits.concurrency_max)
             .thread_name("sql")
+            .thread_stack_size(STACK_BYTES)
             .enable_all()
             .build()
             .map_err(|source| Error::Io { action: "starting the threads of ad-hoc SQL".into(), source })?;
@@ -152,6 +160,11 @@ impl Sql {
 
     /// Runs a query within the limits. When the caller goes away, or at the timeout, the query is aborted.
     async fn answer(self: Arc<Self>, query: String, operator: bool) -> Result<Vec<u8>, Problem> {
+        if !operator && query.len() > PUBLIC_QUERY_BYTES_MAX {
+            let detail =
+                format!("the query has {} bytes; at most {PUBLIC_QUERY_BYTES_MAX} are public", query.len());
+            return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail));
+        }
         let permit = self.running.clone().try_acquire_owned().map_err(|_| {
             let max = self.limits.concurrency_max;
             let detail =

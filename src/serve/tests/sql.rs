@@ -211,3 +211,16 @@ async fn a_statement_can_be_prepared_by_the_caller() {
     assert_eq!(server.refused("SELECT upper('a')").await.0, 400);
     assert_eq!(server.rows("SELECT lower('A') AS x").await, json!([{"x": "a"}]));
 }
+
+#[tokio::test]
+async fn a_deep_query_does_not_end_the_process() {
+    let server = serve(|app| app.limits.timeout = Duration::from_secs(2)).await;
+    for (start, operator) in [("SELECT 1", "+1"), ("SELECT ", "("), ("SELECT 'a'", "||'a'")] {
+        let query = start.to_owned() + &operator.repeat(16_000 / operator.len());
+        // Whether it is answered or stopped is a matter of time; the server must live on.
+        assert_ne!(server.query(&query).send().await.unwrap().status(), 413);
+    }
+    let long = format!("SELECT '{}'", "x".repeat(17_000));
+    assert_eq!(server.refused(&long).await.0, 413);
+    assert_eq!(server.get("/healthz").send().await.unwrap().status(), 200);
+}
