@@ -47,27 +47,9 @@ def fetch(url):
         return json.load(response)
 
 
-def field(status, *names):
-    """The value of the first of `names` anywhere in the status; sums it over a list of sources."""
-    found = []
-
-    def walk(value):
-        if isinstance(value, dict):
-            for key, inner in value.items():
-                if key in names and isinstance(inner, (int, float)):
-                    found.append(inner)
-                elif key in names and isinstance(inner, dict):
-                    found.append(sum(n for n in inner.values() if isinstance(n, (int, float))))
-                else:
-                    walk(inner)
-        elif isinstance(value, list):
-            for inner in value:
-                walk(inner)
-
-    walk(status)
-    if not found:
-        raise KeyError(f"/api/status has none of the fields {', '.join(names)}")
-    return sum(found)
+def progress(status, name):
+    """`received`, `counted`, `rejected` or `lag`, over all sources."""
+    return sum(int(source[name]) for source in status["sources"])
 
 
 class Demo:
@@ -161,16 +143,16 @@ def settled(dashboard, postgres):
     seen = {"count": None, "since": 0.0}
 
     def probe():
-        urllib.request.urlopen(f"{dashboard}/readyz", timeout=5).close()
         status = fetch(f"{dashboard}/api/status")
-        counted, stored = int(field(status, "counted")), int(query(postgres, "SELECT count(*) FROM votes")[0][0])
-        state = (counted, int(field(status, "received")), stored)
+        counted, stored = progress(status, "counted"), int(query(postgres, "SELECT count(*) FROM votes")[0][0])
+        lag = progress(status, "lag")
+        state = (counted, progress(status, "received"), stored)
         if state != seen["count"]:
             seen["count"], seen["since"] = state, time.monotonic()
         steady = time.monotonic() - seen["since"] >= STABLE_SECONDS
-        if steady and counted == stored > 0 and field(status, "lag", "lag_messages") == 0:
+        if steady and status["ready"] and lag == 0 and counted == stored > 0:
             return status
-        raise ValueError(f"counted {counted}, in Postgres {stored}, lag {field(status, 'lag', 'lag_messages')}")
+        raise ValueError(f"counted {counted}, in Postgres {stored}, lag {lag}")
 
     return until(COUNT_SECONDS, "counting every vote in Postgres", probe)
 
@@ -205,7 +187,7 @@ def check_totals(places):
         "postgres": {k: int(n) for k, n in query(postgres, "SELECT r.address_state, count(v.voter_id) FROM voters r LEFT JOIN votes v USING (voter_id) GROUP BY 1")},
         "kafka": published(kafka, "aggregated_turnout_by_location", "count"),
     })
-    received, counted, rejected = (int(field(status, name)) for name in ("received", "counted", "rejected"))
+    received, counted, rejected = (progress(status, name) for name in ("received", "counted", "rejected"))
     print(f"\nreceived {received} = counted {counted} + rejected {rejected}")
     if received != counted + rejected:
         raise Failure(f"received {received} is not counted {counted} + rejected {rejected}")
@@ -214,7 +196,8 @@ def check_totals(places):
 
 
 def temporary():
-    return {path for path in os.listdir(tempfile.gettempdir()) if "tally" in path}
+    """What tally has in the temporary directory; a downloaded Postgres is meant to stay."""
+    return {path for path in os.listdir(tempfile.gettempdir()) if "tally" in path and not path.startswith("tally-cache-")}
 
 
 def main(binary):
