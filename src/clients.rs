@@ -61,5 +61,7 @@ pub async fn postgres(config: &Config) -> Result<PgPool> {
         .acquire_timeout(CONNECT_TIMEOUT)
         .connect_with(options)
         .await
-        .map_err(|e| Error::postgres(action(), format!("{e}; is the server running, and is `postgres_url` right?")))
+        .map_err(|e| {
+            Error::postgres(action(), format!("{e}; is the server running, and is `postgres_url` right?"))
+        })
 }

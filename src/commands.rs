@@ -61,7 +61,12 @@ async fn create_topics(config: &Config) -> Result<()> {
     Ok(())
 }
 
-async fn seed(config: &Config, population: &Population, bars: &MultiProgress, shutdown: &Shutdown) -> Result<()> {
+async fn seed(
+    config: &Config,
+    population: &Population,
+    bars: &MultiProgress,
+    shutdown: &Shutdown,
+) -> Result<()> {
     clients::check_kafka(config).await?;
     let pool = clients::postgres(config).await?;
     let bar = bars.add(bar(population.voters, "voters"));
@@ -71,7 +76,12 @@ async fn seed(config: &Config, population: &Population, bars: &MultiProgress, sh
     Ok(())
 }
 
-async fn vote(config: &Config, options: &VoteOptions, bars: &MultiProgress, shutdown: &Shutdown) -> Result<()> {
+async fn vote(
+    config: &Config,
+    options: &VoteOptions,
+    bars: &MultiProgress,
+    shutdown: &Shutdown,
+) -> Result<()> {
     clients::check_kafka(config).await?;
     let pool = clients::postgres(config).await?;
     let bar = bars.add(bar(0, "votes"));

@@ -97,9 +97,11 @@ impl Config {
         };
         // Variables of ours that are no settings: of the tests, and where Postgres is installed.
         let is_setting = |key: &figment::value::UncasedStr| !key.starts_with("test_") && key != "pg_bin";
-        let env = Env::prefixed(ENV_PREFIX).filter(is_setting).map(|key| match key.as_str().to_lowercase().strip_prefix("kafka_") {
-            Some(property) => format!("kafka.{}", property.replace('_', ".")).into(),
-            None => key.as_str().to_lowercase().into(),
+        let env = Env::prefixed(ENV_PREFIX).filter(is_setting).map(|key| {
+            match key.as_str().to_lowercase().strip_prefix("kafka_") {
+                Some(property) => format!("kafka.{}", property.replace('_', ".")).into(),
+                None => key.as_str().to_lowercase().into(),
+            }
         });
         let mut config: Config = Figment::from(Serialized::defaults(Config::default()))
             .merge(toml)
@@ -113,7 +115,9 @@ impl Config {
         }
         for property in &flags.kafka_properties {
             let (name, value) = property.split_once('=').ok_or_else(|| {
-                Error::Config(format!("-X {property}: write it as NAME=VALUE, for example -X security.protocol=SSL"))
+                Error::Config(format!(
+                    "-X {property}: write it as NAME=VALUE, for example -X security.protocol=SSL"
+                ))
             })?;
             config.kafka.insert(name.trim().into(), value.trim().into());
         }
@@ -132,7 +136,10 @@ impl Config {
         shown.token = shown.token.map(|_| HIDDEN.into());
         shown.postgres_url = redacted_url(&shown.postgres_url);
         for (name, value) in &mut shown.kafka {
-            if ["password", "secret", "key.pem", "oauthbearer.config", "sasl.jaas"].iter().any(|s| name.contains(s)) {
+            if ["password", "secret", "key.pem", "oauthbearer.config", "sasl.jaas"]
+                .iter()
+                .any(|s| name.contains(s))
+            {
                 *value = HIDDEN.into();
             }
         }
@@ -156,7 +163,10 @@ impl Config {
         least("sql_bytes_max", self.sql_bytes_max as u64, 1 << 20)?;
         least("sql_concurrency_max", self.sql_concurrency_max as u64, 1)?;
         if self.listen.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok()).is_none() {
-            return Err(Error::Config(format!("listen is {:?}; write HOST:PORT, for example 127.0.0.1:8080", self.listen)));
+            return Err(Error::Config(format!(
+                "listen is {:?}; write HOST:PORT, for example 127.0.0.1:8080",
+                self.listen
+            )));
         }
         Ok(())
     }
@@ -213,7 +223,10 @@ fn explain(error: figment::Error) -> Error {
                 let source = m.source.as_ref().map(|s| format!(" {s}")).unwrap_or_default();
                 format!(" in {}{source}", m.name)
             });
-            format!("{e}{}; `tally config --help` lists the settings", if e.to_string().contains(" in ") { String::new() } else { place.unwrap_or_default() })
+            format!(
+                "{e}{}; `tally config --help` lists the settings",
+                if e.to_string().contains(" in ") { String::new() } else { place.unwrap_or_default() }
+            )
         }
         None => "the settings can't be read".into(),
     })
@@ -225,14 +238,17 @@ fn optional_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<St
 }
 
 /// `bootstrap.servers = "…"` in TOML is a table within a table; librdkafka's names are flat.
-fn kafka_properties<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error> {
+fn kafka_properties<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<BTreeMap<String, String>, D::Error> {
     fn flatten(prefix: &str, dict: &Dict, into: &mut BTreeMap<String, String>) -> Result<(), String> {
         for (key, value) in dict {
             let name = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
             match value {
                 Value::Dict(_, inner) => flatten(&name, inner, into)?,
                 other => {
-                    let text = text(other).ok_or_else(|| format!("kafka.{name} must be text, a number or a boolean"))?;
+                    let text = text(other)
+                        .ok_or_else(|| format!("kafka.{name} must be text, a number or a boolean"))?;
                     into.insert(name, text);
                 }
             }
@@ -249,9 +265,12 @@ fn text(value: &Value) -> Option<String> {
         Value::String(_, s) => Some(s.clone()),
         Value::Char(_, c) => Some(c.to_string()),
         Value::Bool(_, b) => Some(b.to_string()),
-        Value::Num(_, n) => {
-            Some(n.to_i128().map(|i| i.to_string()).or_else(|| n.to_f64().map(|f| f.to_string())).unwrap_or_default())
-        }
+        Value::Num(_, n) => Some(
+            n.to_i128()
+                .map(|i| i.to_string())
+                .or_else(|| n.to_f64().map(|f| f.to_string()))
+                .unwrap_or_default(),
+        ),
         _ => None,
     }
 }

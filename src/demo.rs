@@ -12,7 +12,7 @@ use crate::clients;
 use crate::commands::{bar, operator_token, run_engine, seed_options, url};
 use crate::config::Config;
 use crate::election::{self, VoteOptions};
-use crate::embedded::{Broker, PARTITIONS, Postgres};
+use crate::embedded::{Broker, Postgres, partitions_for};
 use crate::error::Result;
 use crate::pipeline::Pipeline;
 use crate::serve;
@@ -20,6 +20,8 @@ use crate::shutdown::Shutdown;
 use crate::snapshot::Reader;
 use crate::topics;
 
+/// A voter's message, the largest there is many of.
+const MESSAGE_BYTES: u64 = 700;
 const COUNTED_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Runs until `shutdown`; then stops the broker and Postgres and removes their files.
@@ -29,8 +31,9 @@ pub async fn run(mut config: Config, options: &Demo, bars: &MultiProgress, shutd
     let note = bars.add(ProgressBar::new_spinner());
     note.enable_steady_tick(COUNTED_INTERVAL);
     let broker = Broker::start()?;
+    let partitions = partitions_for(options.population.voters, MESSAGE_BYTES);
     for topic in topics.keys() {
-        broker.create_topic(topic, PARTITIONS)?;
+        broker.create_topic(topic, partitions)?;
     }
     let postgres = Postgres::start(&|line| note.set_message(line.to_string())).await?;
     note.finish_and_clear();

@@ -12,7 +12,11 @@ use crate::cli::Command;
 pub fn start(command: &Command, bars: &MultiProgress) {
     let default = if matches!(command, Command::Demo(_)) { "warn" } else { "info,sqlx=warn,librdkafka=warn" };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
-    tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_writer(AboveBars(bars.clone())).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_target(false)
+        .with_writer(AboveBars(bars.clone()))
+        .init();
 }
 
 /// Writes whole lines above the bars.

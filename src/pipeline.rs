@@ -79,8 +79,13 @@ impl Pipeline {
         let engine = Engine::plan(&catalog, &schemas).await?;
         let keys = foreign_keys(&catalog);
         let needed = engine.reference_columns();
-        let references = References::open(pool.clone(), &config.postgres_schema, &defs, needed, &keys).await?;
-        tracing::info!("{} views over {} sources from {place}", engine.views().count(), catalog.sources.len());
+        let references =
+            References::open(pool.clone(), &config.postgres_schema, &defs, needed, &keys).await?;
+        tracing::info!(
+            "{} views over {} sources from {place}",
+            engine.views().count(),
+            catalog.sources.len()
+        );
 
         let config = Arc::new(config);
         let references = Arc::new(RwLock::new(references));
@@ -303,7 +308,8 @@ impl Pipeline {
             sources: self.sources.iter().map(|source| source.progress.status()).collect(),
             batches: self.batches.status(),
             reference_tables: self.references.read().await.status(),
-            state_bytes: self.engine.state_bytes() + self.sources.iter().map(|s| s.rules.bytes()).sum::<usize>(),
+            state_bytes: self.engine.state_bytes()
+                + self.sources.iter().map(|s| s.rules.bytes()).sum::<usize>(),
             ..Status::starting(self.started_at)
         };
         let now = Some(SystemTime::now());
@@ -315,7 +321,8 @@ impl Pipeline {
                 if change.changelog.ops.is_empty() && views.contains_key(&info.name) {
                     continue;
                 }
-                let snapshot = ViewSnapshot::new(Arc::clone(&info), self.epoch, now, Arc::clone(&change.rows));
+                let snapshot =
+                    ViewSnapshot::new(Arc::clone(&info), self.epoch, now, Arc::clone(&change.rows));
                 views.insert(info.name.clone(), Arc::new(snapshot));
             }
             *published = Arc::new(Published { epoch: self.epoch, views, status: Arc::new(status) });

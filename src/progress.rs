@@ -81,7 +81,8 @@ impl Progress {
         }
         if let Some(column) = self.event_time.as_ref().and_then(|name| rows.column_by_name(name)) {
             let times = cast(column, &DataType::Timestamp(TimeUnit::Millisecond, None))?;
-            self.newest_event_ms = self.newest_event_ms.max(max(times.as_primitive::<TimestampMillisecondType>()));
+            self.newest_event_ms =
+                self.newest_event_ms.max(max(times.as_primitive::<TimestampMillisecondType>()));
         }
         Ok(())
     }
@@ -93,7 +94,8 @@ impl Progress {
 
     /// As `/api/status` shows it.
     pub fn status(&self) -> SourceStatus {
-        let watermark = self.newest_event_ms.and_then(|ms| DateTime::from_timestamp_millis(ms - self.watermark_delay_ms));
+        let watermark =
+            self.newest_event_ms.and_then(|ms| DateTime::from_timestamp_millis(ms - self.watermark_delay_ms));
         SourceStatus {
             lag: self.offsets.values().map(|(next, end)| (end - next).max(0) as u64).sum(),
             rate_per_s: self.rate_per_s(),
@@ -101,7 +103,11 @@ impl Progress {
             partitions: self
                 .offsets
                 .iter()
-                .map(|(partition, (offset, end))| PartitionStatus { partition: *partition, offset: *offset, end: *end })
+                .map(|(partition, (offset, end))| PartitionStatus {
+                    partition: *partition,
+                    offset: *offset,
+                    end: *end,
+                })
                 .collect(),
             ..self.status.clone()
         }

@@ -57,7 +57,7 @@ pub struct ViewSnapshot {
 /// Makes the rows as one record batch, in the view's order. Called at most once per snapshot, by the first reader.
 pub trait RowSource: Send + Sync + std::fmt::Debug {
     /// Number of rows.
-    fn len(&self) -> usize;
+    fn total(&self) -> usize;
     /// All rows, with the view's schema.
     fn batch(&self) -> Result<RecordBatch>;
 }
@@ -65,7 +65,7 @@ pub trait RowSource: Send + Sync + std::fmt::Debug {
 type Rows = Arc<dyn RowSource>;
 
 impl RowSource for RecordBatch {
-    fn len(&self) -> usize {
+    fn total(&self) -> usize {
         self.num_rows()
     }
     fn batch(&self) -> Result<RecordBatch> {
@@ -81,7 +81,7 @@ impl ViewSnapshot {
 
     /// Number of rows.
     pub fn total_rows(&self) -> usize {
-        self.rows.len()
+        self.rows.total()
     }
 
     /// All rows in the view's order.

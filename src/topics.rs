@@ -52,7 +52,10 @@ pub async fn create(config: &Config, topics: &BTreeMap<String, bool>) -> Result<
         Err((name, RDKafkaErrorCode::TopicAlreadyExists)) => Ok((name, Outcome::Kept)),
         Err((name, code)) => Err(Error::kafka(
             format!("creating topic {name}"),
-            format!("{code}; are `partitions` and `replication` ({}) what the cluster allows?", config.replication),
+            format!(
+                "{code}; are `partitions` and `replication` ({}) what the cluster allows?",
+                config.replication
+            ),
         )),
     };
     results.into_iter().map(outcome).collect()

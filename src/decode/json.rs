@@ -66,7 +66,8 @@ impl JsonDecoder {
 
     fn decode_part(&self, messages: &[Option<&[u8]>], first: usize) -> Result<(Decoded, Vec<Reject>)> {
         let fields = self.schema.fields();
-        let mut columns: Vec<Vec<Value>> = fields.iter().map(|_| Vec::with_capacity(messages.len())).collect();
+        let mut columns: Vec<Vec<Value>> =
+            fields.iter().map(|_| Vec::with_capacity(messages.len())).collect();
         let mut decoded = Vec::with_capacity(messages.len());
         let mut rejects = Vec::new();
         for (i, message) in messages.iter().enumerate() {
@@ -93,8 +94,21 @@ impl JsonDecoder {
 fn supported(data_type: &DataType) -> Result<(), &DataType> {
     use DataType::*;
     match data_type {
-        Boolean | Int8 | Int16 | Int32 | Int64 | UInt8 | UInt16 | UInt32 | UInt64 | Float32 | Float64 | Utf8
-        | Date32 | Timestamp(_, None) | Decimal128(..) => Ok(()),
+        Boolean
+        | Int8
+        | Int16
+        | Int32
+        | Int64
+        | UInt8
+        | UInt16
+        | UInt32
+        | UInt64
+        | Float32
+        | Float64
+        | Utf8
+        | Date32
+        | Timestamp(_, None)
+        | Decimal128(..) => Ok(()),
         Timestamp(_, Some(zone)) if zone.as_ref() == "UTC" || zone.as_ref() == "+00:00" => Ok(()),
         Struct(fields) => fields.iter().try_for_each(|field| supported(field.data_type())),
         List(item) => supported(item.data_type()),
@@ -229,7 +243,9 @@ impl Typed<'_> {
             }),
             Date32 => Date32Type::parse(text).map(|days| Value::Integer(days.into())),
             Float32 | Float64 => text.parse().ok().filter(|f: &f64| f.is_finite()).map(Value::Float),
-            t if t.is_integer() => return self.integer(text.parse().map_err(|_| self.refuse(format_args!("{text:?}")))?),
+            t if t.is_integer() => {
+                return self.integer(text.parse().map_err(|_| self.refuse(format_args!("{text:?}")))?);
+            }
             _ => None,
         };
         parsed.ok_or_else(|| self.refuse(format_args!("{text:?}")))
@@ -261,7 +277,9 @@ impl<'m> Visitor<'m> for Typed<'_> {
         match self.0.data_type() {
             DataType::Float32 | DataType::Float64 => Ok(Value::Float(value)),
             // 1.0 is an integer; 1.5 is refused rather than cut.
-            t if t.is_integer() && value.fract() == 0.0 && value.abs() < 2f64.powi(53) => self.integer(value as i128),
+            t if t.is_integer() && value.fract() == 0.0 && value.abs() < 2f64.powi(53) => {
+                self.integer(value as i128)
+            }
             _ => Err(self.refuse(value)),
         }
     }
@@ -280,12 +298,20 @@ impl<'m> Visitor<'m> for Typed<'_> {
     fn visit_map<A: MapAccess<'m>>(self, map: A) -> Result<Value<'m>, A::Error> {
         match self.0.data_type() {
             DataType::Struct(fields) => Row(fields).visit_map(map).map(Value::Struct),
-            _ => Err(A::Error::custom(format!("field {}: an object is no {}", self.0.name(), self.0.data_type()))),
+            _ => Err(A::Error::custom(format!(
+                "field {}: an object is no {}",
+                self.0.name(),
+                self.0.data_type()
+            ))),
         }
     }
     fn visit_seq<A: SeqAccess<'m>>(self, mut seq: A) -> Result<Value<'m>, A::Error> {
         let DataType::List(item) = self.0.data_type() else {
-            return Err(A::Error::custom(format!("field {}: an array is no {}", self.0.name(), self.0.data_type())));
+            return Err(A::Error::custom(format!(
+                "field {}: an array is no {}",
+                self.0.name(),
+                self.0.data_type()
+            )));
         };
         let mut values = Vec::new();
         while let Some(value) = seq.next_element_seed(Typed(item))? {
@@ -358,7 +384,12 @@ fn build_struct(fields: &Fields, values: Vec<Value>) -> Result<ArrayRef> {
     }
     let children = fields.iter().zip(columns).map(|(field, values)| build(field.data_type(), values));
     let children = children.collect::<Result<Vec<_>>>()?;
-    Ok(Arc::new(StructArray::try_new_with_length(fields.clone(), children, Some(NullBuffer::from(valid)), length)?))
+    Ok(Arc::new(StructArray::try_new_with_length(
+        fields.clone(),
+        children,
+        Some(NullBuffer::from(valid)),
+        length,
+    )?))
 }
 
 fn build_list(item: &FieldRef, values: Vec<Value>) -> Result<ArrayRef> {

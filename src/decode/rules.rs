@@ -45,18 +45,22 @@ impl RuleSet {
         for rule in &source.rules {
             let columns: Vec<&String> = match &rule.kind {
                 RuleKind::NotNull(column) => vec![column],
-                RuleKind::PrimaryKey(columns) | RuleKind::ForeignKey { columns, .. } => columns.iter().collect(),
+                RuleKind::PrimaryKey(columns) | RuleKind::ForeignKey { columns, .. } => {
+                    columns.iter().collect()
+                }
                 RuleKind::Check(_) => vec![],
             };
-            let columns = columns.iter().map(|name| Ok(source.schema.index_of(name)?)).collect::<Result<Vec<_>>>()?;
+            let columns =
+                columns.iter().map(|name| Ok(source.schema.index_of(name)?)).collect::<Result<Vec<_>>>()?;
             let check = match &rule.kind {
-                RuleKind::Check(expr) => {
-                    Some(compile(&expr.to_string(), &source.schema, session).map_err(|e| source.place.error(e))?)
-                }
+                RuleKind::Check(expr) => Some(
+                    compile(&expr.to_string(), &source.schema, session).map_err(|e| source.place.error(e))?,
+                ),
                 _ => None,
             };
             if let RuleKind::PrimaryKey(_) = rule.kind {
-                seen = Some(new_group_values(Arc::new(source.schema.project(&columns)?), &GroupOrdering::None)?);
+                seen =
+                    Some(new_group_values(Arc::new(source.schema.project(&columns)?), &GroupOrdering::None)?);
             }
             rules.push(Compiled { rule: rule.clone(), columns, check });
         }
@@ -65,7 +69,11 @@ impl RuleSet {
 
     /// For each foreign key, the values of `rows` that `keys` does not have: a row of a table may be newer
     /// than what is held of it.
-    pub fn missing(&self, rows: &RecordBatch, keys: &dyn ForeignKeys) -> Result<Vec<(String, Vec<String>, RecordBatch)>> {
+    pub fn missing(
+        &self,
+        rows: &RecordBatch,
+        keys: &dyn ForeignKeys,
+    ) -> Result<Vec<(String, Vec<String>, RecordBatch)>> {
         let mut missing = Vec::new();
         for compiled in &self.rules {
             let RuleKind::ForeignKey { table, referred, .. } = &compiled.rule.kind else { continue };
@@ -86,16 +94,16 @@ impl RuleSet {
         let mut rejects = Vec::new();
         for compiled in &self.rules {
             let keep = match &compiled.rule.kind {
-                RuleKind::NotNull(_) => {
-                    arrow::compute::is_not_null(rows.column(compiled.columns[0]))?
-                }
+                RuleKind::NotNull(_) => arrow::compute::is_not_null(rows.column(compiled.columns[0]))?,
                 RuleKind::Check(_) => compiled.holds(&rows)?,
                 RuleKind::ForeignKey { table, referred, .. } => {
                     let values = compiled.values(&rows);
                     let found = keys.contains(table, referred, &values)?;
                     // As in SQL: a foreign key with a NULL refers to nothing and is kept.
                     let nulls = |i: usize| values.iter().any(|column| column.is_null(i));
-                    BooleanArray::from_iter(found.iter().enumerate().map(|(i, f)| Some(f == Some(true) || nulls(i))))
+                    BooleanArray::from_iter(
+                        found.iter().enumerate().map(|(i, f)| Some(f == Some(true) || nulls(i))),
+                    )
                 }
                 RuleKind::PrimaryKey(_) => {
                     let values = compiled.values(&rows);
@@ -109,7 +117,11 @@ impl RuleSet {
                 continue;
             }
             for (i, message) in messages.iter().enumerate().filter(|(i, _)| !keep.value(*i)) {
-                rejects.push(Reject { message: *message, rule: compiled.rule.name.clone(), reason: compiled.reason(&rows, i) });
+                rejects.push(Reject {
+                    message: *message,
+                    rule: compiled.rule.name.clone(),
+                    reason: compiled.reason(&rows, i),
+                });
             }
             let kept: Vec<u32> = (0..rows.num_rows() as u32).filter(|i| keep.value(*i as usize)).collect();
             messages = kept.iter().map(|i| messages[*i as usize]).collect();
@@ -138,7 +150,8 @@ impl Compiled {
     }
 
     fn reason(&self, rows: &RecordBatch, row: usize) -> String {
-        let value = |i: &usize| arrow::util::display::array_value_to_string(rows.column(*i), row).unwrap_or_default();
+        let value =
+            |i: &usize| arrow::util::display::array_value_to_string(rows.column(*i), row).unwrap_or_default();
         let values = self.columns.iter().map(value).collect::<Vec<_>>().join(", ");
         match &self.rule.kind {
             RuleKind::NotNull(column) => format!("{column} is missing or null"),
@@ -146,7 +159,9 @@ impl Compiled {
             RuleKind::ForeignKey { table, referred, .. } => {
                 format!("{table} has no row whose {} is {values}", referred.join(", "))
             }
-            RuleKind::PrimaryKey(columns) => format!("an earlier message with {} {values} was counted", columns.join(", ")),
+            RuleKind::PrimaryKey(columns) => {
+                format!("an earlier message with {} {values} was counted", columns.join(", "))
+            }
         }
     }
 }
@@ -170,7 +185,9 @@ fn compile(expr: &str, schema: &Schema, session: &SessionState) -> Result<Arc<dy
     let logical = session.create_logical_expr_from_sql_expr(parsed, &schema)?;
     let data_type = logical.get_type(&schema)?;
     if data_type != arrow::datatypes::DataType::Boolean {
-        return Err(crate::error::Error::Config(format!("CHECK ({expr}) is {data_type}; it must be true or false")));
+        return Err(crate::error::Error::Config(format!(
+            "CHECK ({expr}) is {data_type}; it must be true or false"
+        )));
     }
     Ok(session.create_physical_expr(logical, &schema)?)
 }

@@ -70,7 +70,9 @@ impl AggregateState {
         if !matches!(exec.mode(), AggregateMode::Single | AggregateMode::SinglePartitioned)
             || exec.group_expr().has_grouping_set()
         {
-            return plan_err!("GROUPING SETS, ROLLUP and CUBE are not known yet; write one view for each grouping");
+            return plan_err!(
+                "GROUPING SETS, ROLLUP and CUBE are not known yet; write one view for each grouping"
+            );
         }
         let group_by = PhysicalGroupBy::clone(exec.group_expr());
         let input = exec.input().schema();
@@ -147,7 +149,8 @@ impl AggregateState {
         let before = if old.is_empty() { Vec::new() } else { self.store.read(&old)? };
 
         let first_rows = UInt32Array::from(touched.first_rows);
-        let mut columns = keys.iter().map(|key| Ok(take(key, &first_rows, None)?)).collect::<Result<Vec<_>>>()?;
+        let mut columns =
+            keys.iter().map(|key| Ok(take(key, &first_rows, None)?)).collect::<Result<Vec<_>>>()?;
         let mut results = Vec::with_capacity(self.functions.len());
         let arguments = evaluate_many(&self.arguments, rows)?;
         for (function, arguments) in self.functions.iter().zip(&arguments) {

@@ -36,7 +36,12 @@ pub struct Place {
 impl Place {
     /// An error here.
     pub fn error(&self, reason: impl ToString) -> Error {
-        Error::Query { file: self.file.clone(), line: self.line, column: self.column, reason: reason.to_string() }
+        Error::Query {
+            file: self.file.clone(),
+            line: self.line,
+            column: self.column,
+            reason: reason.to_string(),
+        }
     }
 
     /// An error of DataFusion's, at the position that it names if it names one.
@@ -176,7 +181,8 @@ impl Catalog {
     }
 
     fn unique(&self, name: &str, place: &Place) -> Result<()> {
-        let other = self.sources.get(name).map(|s| &s.place).or_else(|| self.views.get(name).map(|v| &v.place));
+        let other =
+            self.sources.get(name).map(|s| &s.place).or_else(|| self.views.get(name).map(|v| &v.place));
         match other {
             Some(other) => Err(place.error(format!(
                 "`{name}` is declared already, in {}:{}; give one of them another name",
@@ -226,14 +232,19 @@ fn bare_name(name: &ObjectName, place: &Place) -> Result<String> {
             Some(ident) => Ok(normalize(ident)),
             None => Err(place.error(format!("`{name}` is no plain name"))),
         },
-        _ => Err(place.error(format!("`{name}`: declare it without a schema, as `{}`", name.0[name.0.len() - 1]))),
+        _ => {
+            Err(place
+                .error(format!("`{name}`: declare it without a schema, as `{}`", name.0[name.0.len() - 1])))
+        }
     }
 }
 
 async fn source(place: Place, table: CreateExternalTable, session: &SessionState) -> Result<SourceDef> {
     let name = bare_name(&table.name, &place)?;
     if !table.unbounded || !table.file_type.eq_ignore_ascii_case("KAFKA") {
-        return Err(place.error("a source is a CREATE UNBOUNDED EXTERNAL TABLE … STORED AS KAFKA LOCATION 'topic'"));
+        return Err(
+            place.error("a source is a CREATE UNBOUNDED EXTERNAL TABLE … STORED AS KAFKA LOCATION 'topic'")
+        );
     }
     let [topic] = table.locations.as_slice() else {
         return Err(place.error("a source reads one topic: write one LOCATION"));
@@ -250,16 +261,23 @@ async fn source(place: Place, table: CreateExternalTable, session: &SessionState
     for rule in &rules {
         match &rule.kind {
             RuleKind::NotNull(c) => column(c)?,
-            RuleKind::PrimaryKey(columns) | RuleKind::ForeignKey { columns, .. } => columns.iter().try_for_each(column)?,
+            RuleKind::PrimaryKey(columns) | RuleKind::ForeignKey { columns, .. } => {
+                columns.iter().try_for_each(column)?
+            }
             RuleKind::Check(_) => {}
         }
     }
     let mut options = BTreeMap::new();
     for (key, value) in &table.options {
         if !SOURCE_OPTIONS.contains(&key.as_str()) {
-            return Err(place.error(format!("unknown option '{key}'; a source knows {}", SOURCE_OPTIONS.join(", "))));
+            return Err(
+                place.error(format!("unknown option '{key}'; a source knows {}", SOURCE_OPTIONS.join(", ")))
+            );
         }
-        options.insert(key.clone(), literal(value).ok_or_else(|| place.error(format!("option '{key}' must be text")))?);
+        options.insert(
+            key.clone(),
+            literal(value).ok_or_else(|| place.error(format!("option '{key}' must be text")))?,
+        );
     }
     if let Some(format) = options.get("format").filter(|format| !format.eq_ignore_ascii_case("json")) {
         return Err(place.error(format!("format '{format}' is not known; write 'json'")));
@@ -273,8 +291,11 @@ async fn source(place: Place, table: CreateExternalTable, session: &SessionState
         }
     }
     let watermark_delay_ms = match options.get("watermark") {
-        Some(_) if event_time.is_none() => return Err(place.error("'watermark' needs 'event_time', the column it follows")),
-        Some(text) => duration_ms(text).ok_or_else(|| place.error(format!("watermark '{text}' is no duration such as '1 minute'")))?,
+        Some(_) if event_time.is_none() => {
+            return Err(place.error("'watermark' needs 'event_time', the column it follows"));
+        }
+        Some(text) => duration_ms(text)
+            .ok_or_else(|| place.error(format!("watermark '{text}' is no duration such as '1 minute'")))?,
         None => 0,
     };
     Ok(SourceDef {
@@ -324,7 +345,9 @@ fn rules(table: &CreateExternalTable, place: &Place) -> Result<Vec<Rule>> {
                 ColumnOption::ForeignKey(key) => {
                     rules.push(foreign_key(name, own(), &key.foreign_table, &key.referred_columns, place)?);
                 }
-                other => return Err(place.error(format!("column {}: `{other}` is not known here", column.name))),
+                other => {
+                    return Err(place.error(format!("column {}: `{other}` is not known here", column.name)));
+                }
             }
         }
     }
@@ -384,7 +407,9 @@ fn foreign_key(
 ) -> Result<Rule> {
     let referred: Vec<_> = referred.iter().map(normalize).collect();
     if referred.len() != columns.len() {
-        return Err(place.error(format!("FOREIGN KEY ({}): name as many columns of {table}", columns.join(", "))));
+        return Err(
+            place.error(format!("FOREIGN KEY ({}): name as many columns of {table}", columns.join(", ")))
+        );
     }
     Ok(rule(name, RuleKind::ForeignKey { columns, table: bare_name(table, place)?, referred }))
 }
@@ -414,12 +439,17 @@ fn view(place: Place, view: CreateView) -> Result<ViewDef> {
         let SqlOption::KeyValue { key, value: Expr::Value(value) } = option else {
             return Err(def.place.error(format!("`{option}`: write an option as name = 'value'")));
         };
-        let value = literal(&value.value).ok_or_else(|| def.place.error(format!("option {key} must be text")))?;
+        let value =
+            literal(&value.value).ok_or_else(|| def.place.error(format!("option {key} must be text")))?;
         match normalize(key).as_str() {
             "topic" => def.topic = Some(value),
             "key" => def.key = value.split(',').map(|column| column.trim().to_string()).collect(),
             "mode" if value.eq_ignore_ascii_case("update") => {}
-            "mode" => return Err(def.place.error(format!("mode '{value}' is not known; this version knows 'update'"))),
+            "mode" => {
+                return Err(def
+                    .place
+                    .error(format!("mode '{value}' is not known; this version knows 'update'")));
+            }
             other => {
                 let known = VIEW_OPTIONS.join(", ");
                 return Err(def.place.error(format!("unknown option '{other}'; a view knows {known}")));
@@ -431,7 +461,9 @@ fn view(place: Place, view: CreateView) -> Result<ViewDef> {
 
 fn literal(value: &Value) -> Option<String> {
     match value {
-        Value::SingleQuotedString(text) | Value::DoubleQuotedString(text) | Value::Number(text, _) => Some(text.clone()),
+        Value::SingleQuotedString(text) | Value::DoubleQuotedString(text) | Value::Number(text, _) => {
+            Some(text.clone())
+        }
         Value::Boolean(value) => Some(value.to_string()),
         _ => None,
     }

@@ -207,7 +207,9 @@ impl View {
     async fn finish(&mut self, context: &Arc<TaskContext>) -> Result<RecordBatch> {
         // Joins cache one side: over other rows it must be built again.
         self.finishing = reset_plan_states(Arc::clone(&self.finishing))?;
-        let batches = collect(Arc::clone(&self.finishing), Arc::clone(context)).await.map_err(|e| self.place.explain(e))?;
+        let batches = collect(Arc::clone(&self.finishing), Arc::clone(context))
+            .await
+            .map_err(|e| self.place.explain(e))?;
         let columns = batches.iter().map(|batch| batch.clone().with_schema(Arc::clone(&self.info.schema)));
         Ok(concat_batches(&self.info.schema, &columns.collect::<Result<Vec<_>, _>>()?)?)
     }

@@ -59,7 +59,8 @@ impl Engine {
         }
         for (name, schema) in tables {
             let slot = SlotTable::new(name, Kind::Reference, Arc::clone(schema));
-            self.session.register_table(TableReference::partial(PG, name.as_str()), Arc::clone(&slot) as _)?;
+            self.session
+                .register_table(TableReference::partial(PG, name.as_str()), Arc::clone(&slot) as _)?;
             if !catalog.sources.contains_key(name) && !catalog.views.contains_key(name) {
                 self.session.register_table(TableReference::bare(name.as_str()), Arc::clone(&slot) as _)?;
             }
@@ -84,7 +85,9 @@ impl Engine {
                 };
                 for column in referred {
                     if slot.schema().index_of(column).is_err() {
-                        return Err(source.place.error(format!("{}: `{table}` has no column `{column}`", rule.name)));
+                        return Err(source
+                            .place
+                            .error(format!("{}: `{table}` has no column `{column}`", rule.name)));
                     }
                 }
                 self.needed.entry(table.clone()).or_default().extend(referred.iter().cloned());
@@ -109,7 +112,8 @@ impl Engine {
             self.needed.entry(table.clone()).or_default().extend(columns);
             references.insert(table);
         }
-        let mut found = self.aggregates.iter().map(|a| (a.fingerprint.clone(), Arc::clone(&a.table))).collect::<Vec<_>>();
+        let mut found =
+            self.aggregates.iter().map(|a| (a.fingerprint.clone(), Arc::clone(&a.table))).collect::<Vec<_>>();
         let split = split(optimized, |aggregate| shared_table(aggregate, &mut found))?;
         let aggregates = self.add_aggregates(&split).await?;
         if aggregates.is_empty() {
@@ -186,7 +190,8 @@ fn shared_table(aggregate: &Aggregate, found: &mut Vec<(String, Arc<SlotTable>)>
         return Arc::clone(table);
     }
     let plan = LogicalPlan::Aggregate(aggregate.clone());
-    let table = SlotTable::new(format!("aggregate_{}", found.len()), Kind::State, split::positional_schema(&plan));
+    let table =
+        SlotTable::new(format!("aggregate_{}", found.len()), Kind::State, split::positional_schema(&plan));
     found.push((print, Arc::clone(&table)));
     table
 }
@@ -197,7 +202,9 @@ fn output_schema(def: &ViewDef, plan: &LogicalPlan) -> Result<SchemaRef> {
     let mut names = BTreeSet::new();
     for field in fields {
         if !names.insert(field.name()) {
-            return Err(def.place.error(format!("two columns are named `{}`; name one of them with AS", field.name())));
+            return Err(def
+                .place
+                .error(format!("two columns are named `{}`; name one of them with AS", field.name())));
         }
     }
     if let Some(missing) = def.key.iter().find(|key| !names.contains(key)) {
@@ -229,7 +236,9 @@ fn visit(
     }
     let view = &catalog.views[name];
     if let Some(start) = path.iter().position(|above| above == name) {
-        return Err(view.place.error(format!("views read each other in a circle: {} → {name}", path[start..].join(" → "))));
+        return Err(view
+            .place
+            .error(format!("views read each other in a circle: {} → {name}", path[start..].join(" → "))));
     }
     path.push(name.to_string());
     let explain = |place: &Place, e: DataFusionError| place.explain(e);

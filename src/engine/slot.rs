@@ -147,7 +147,10 @@ impl ExecutionPlan for SlotExec {
         Ok(TreeNodeRecursion::Continue)
     }
 
-    fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
+    fn with_new_children(
+        self: Arc<Self>,
+        children: Vec<Arc<dyn ExecutionPlan>>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
         if !children.is_empty() {
             return internal_err!("SlotExec has no children");
         }
@@ -156,7 +159,11 @@ impl ExecutionPlan for SlotExec {
 
     /// A stream claims to be huge, so that every join builds its hash table of the other side: that table
     /// is kept from one micro-batch to the next.
-    fn statistics_from_inputs(&self, _inputs: &[Arc<Statistics>], _args: &StatisticsArgs) -> Result<Arc<Statistics>> {
+    fn statistics_from_inputs(
+        &self,
+        _inputs: &[Arc<Statistics>],
+        _args: &StatisticsArgs,
+    ) -> Result<Arc<Statistics>> {
         let mut statistics = Statistics::new_unknown(&self.schema);
         if self.kind == Kind::Stream {
             statistics.num_rows = Precision::Inexact(1 << 40);

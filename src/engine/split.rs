@@ -7,7 +7,9 @@ use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, plan_err};
 use datafusion::datasource::{provider_as_source, source_as_provider};
 use datafusion::error::Result;
-use datafusion::logical_expr::{Aggregate, Expr, JoinType, LogicalPlan, LogicalPlanBuilder, TableScan, Volatility};
+use datafusion::logical_expr::{
+    Aggregate, Expr, JoinType, LogicalPlan, LogicalPlanBuilder, TableScan, Volatility,
+};
 use std::sync::Arc;
 
 use arrow::datatypes::{Field, Schema, SchemaRef};
@@ -33,22 +35,22 @@ pub struct Split {
 pub fn split(plan: LogicalPlan, mut state_of: impl FnMut(&Aggregate) -> Arc<SlotTable>) -> Result<Split> {
     refuse_stream_subqueries(&plan)?;
     let mut aggregates = Vec::new();
-    let above = plan.transform_down(|node| {
-        match &node {
-            LogicalPlan::Aggregate(aggregate) if reads(&node, Kind::Stream) && !has_stream_aggregate(&aggregate.input)? => {
-                check_below(&aggregate.input)?;
-                let state = state_of(aggregate);
-                let scan = stand_in(&node, &state)?;
-                aggregates.push((aggregate.clone(), state));
-                Ok(Transformed::new(scan, true, TreeNodeRecursion::Jump))
-            }
-            LogicalPlan::TableScan(scan) if slot_kind(scan) == Some(Kind::Stream) => plan_err!(
-                "this query needs the rows of the stream `{}` themselves: only what is under an aggregate \
-                 (GROUP BY, COUNT, SUM, DISTINCT, …) is kept; group it",
-                scan.table_name
-            ),
-            _ => Ok(Transformed::no(node)),
+    let above = plan.transform_down(|node| match &node {
+        LogicalPlan::Aggregate(aggregate)
+            if reads(&node, Kind::Stream) && !has_stream_aggregate(&aggregate.input)? =>
+        {
+            check_below(&aggregate.input)?;
+            let state = state_of(aggregate);
+            let scan = stand_in(&node, &state)?;
+            aggregates.push((aggregate.clone(), state));
+            Ok(Transformed::new(scan, true, TreeNodeRecursion::Jump))
         }
+        LogicalPlan::TableScan(scan) if slot_kind(scan) == Some(Kind::Stream) => plan_err!(
+            "this query needs the rows of the stream `{}` themselves: only what is under an aggregate \
+                 (GROUP BY, COUNT, SUM, DISTINCT, …) is kept; group it",
+            scan.table_name
+        ),
+        _ => Ok(Transformed::no(node)),
     })?;
     let mut folded = Vec::new();
     let finishing = above.data.recompute_schema()?.transform_down(|node| {
@@ -59,7 +61,8 @@ pub fn split(plan: LogicalPlan, mut state_of: impl FnMut(&Aggregate) -> Arc<Slot
             folded.push((node, table));
             return Ok(Transformed::new(scan, true, TreeNodeRecursion::Jump));
         }
-        let jump = if reads(&node, Kind::State) { TreeNodeRecursion::Continue } else { TreeNodeRecursion::Jump };
+        let jump =
+            if reads(&node, Kind::State) { TreeNodeRecursion::Continue } else { TreeNodeRecursion::Jump };
         Ok(Transformed::new(node, false, jump))
     })?;
     let finishing = finishing.data.recompute_schema()?;
@@ -73,11 +76,13 @@ pub fn refuse_volatile(plan: &LogicalPlan) -> Result<()> {
     plan.apply_with_subqueries(|node| {
         node.apply_expressions(|expr| {
             expr.apply(|part| match part {
-                Expr::ScalarFunction(call) if call.func.signature().volatility != Volatility::Immutable => plan_err!(
-                    "{}() gives another answer at each call, so a continuous query can't use it; \
+                Expr::ScalarFunction(call) if call.func.signature().volatility != Volatility::Immutable => {
+                    plan_err!(
+                        "{}() gives another answer at each call, so a continuous query can't use it; \
                      use a column of the stream, such as its event time",
-                    call.func.name()
-                ),
+                        call.func.name()
+                    )
+                }
                 _ => Ok(TreeNodeRecursion::Continue),
             })
         })
@@ -88,7 +93,11 @@ pub fn refuse_volatile(plan: &LogicalPlan) -> Result<()> {
 /// The columns `c0, c1, …` of the table that stands for `plan`: names may repeat in a plan, but not here.
 pub fn positional_schema(plan: &LogicalPlan) -> SchemaRef {
     let fields = plan.schema().fields().iter().enumerate();
-    Arc::new(Schema::new(fields.map(|(i, f)| Field::new(format!("c{i}"), f.data_type().clone(), f.is_nullable())).collect::<Vec<_>>()))
+    Arc::new(Schema::new(
+        fields
+            .map(|(i, f)| Field::new(format!("c{i}"), f.data_type().clone(), f.is_nullable()))
+            .collect::<Vec<_>>(),
+    ))
 }
 
 /// A scan of `table` with the qualified column names of `plan`.
@@ -97,7 +106,9 @@ fn stand_in(plan: &LogicalPlan, table: &Arc<SlotTable>) -> Result<LogicalPlan> {
         let column = Expr::Column(Column::new(Some(table.name()), format!("c{i}")));
         column.alias_qualified(qualifier.cloned(), field.name())
     });
-    LogicalPlanBuilder::scan(table.name(), provider_as_source(Arc::clone(table) as _), None)?.project(names)?.build()
+    LogicalPlanBuilder::scan(table.name(), provider_as_source(Arc::clone(table) as _), None)?
+        .project(names)?
+        .build()
 }
 
 /// The stream, state or reference table that is scanned, if it is one of ours.
@@ -157,7 +168,9 @@ fn refuse_stream_subqueries(plan: &LogicalPlan) -> Result<()> {
                     _ => return Ok(TreeNodeRecursion::Continue),
                 };
                 if reads(&subquery.subquery, Kind::Stream) {
-                    return plan_err!("a subquery in an expression can't read a stream; join it (CROSS JOIN for one row)");
+                    return plan_err!(
+                        "a subquery in an expression can't read a stream; join it (CROSS JOIN for one row)"
+                    );
                 }
                 Ok(TreeNodeRecursion::Continue)
             })

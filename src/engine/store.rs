@@ -106,7 +106,8 @@ impl Store {
         let Some(first) = chunks.first() else { return Ok(Vec::new()) };
         (0..first.columns.len())
             .map(|column| {
-                let arrays: Vec<&dyn Array> = chunks.iter().map(|chunk| chunk.columns[column].as_ref()).collect();
+                let arrays: Vec<&dyn Array> =
+                    chunks.iter().map(|chunk| chunk.columns[column].as_ref()).collect();
                 Ok(interleave(&arrays, places)?)
             })
             .collect()

@@ -6,14 +6,16 @@ use std::path::PathBuf;
 
 use arrow::array::{Int64Array, StringArray, TimestampMicrosecondArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
-use arrow::util::pretty::pretty_format_batches;
+use arrow::util::display::FormatOptions;
+use arrow::util::pretty::pretty_format_batches_with_options;
 use datafusion::datasource::MemTable;
 use proptest::prelude::*;
 
 use super::*;
 use crate::queries::QueryFile;
 
-const SOURCE: &str = "CREATE UNBOUNDED EXTERNAL TABLE events (id BIGINT, place VARCHAR, amount BIGINT, at TIMESTAMP)
+const SOURCE: &str =
+    "CREATE UNBOUNDED EXTERNAL TABLE events (id BIGINT, place VARCHAR, amount BIGINT, at TIMESTAMP)
     STORED AS KAFKA LOCATION 'events';";
 
 /// Views of the supported shapes: row-wise and recomputed finishing, joins below and above, several
@@ -99,9 +101,11 @@ async fn engine() -> Engine {
 
 /// Rows as sorted text, so that sets of rows compare.
 fn text(batches: &[RecordBatch]) -> Vec<String> {
-    let table = pretty_format_batches(batches).unwrap().to_string();
+    let options = FormatOptions::new().with_null("NULL");
+    let table = pretty_format_batches_with_options(batches, &options).unwrap().to_string();
     // Columns are padded to the widest value: compare cells.
-    let cells = |line: &str| line.split('|').map(|cell| cell.trim().to_string()).collect::<Vec<_>>().join("|");
+    let cells =
+        |line: &str| line.split('|').map(|cell| cell.trim().to_string()).collect::<Vec<_>>().join("|");
     let mut lines: Vec<_> = table.lines().skip(3).filter(|line| !line.starts_with('+')).map(cells).collect();
     lines.sort();
     lines
@@ -109,7 +113,9 @@ fn text(batches: &[RecordBatch]) -> Vec<String> {
 
 async fn batch_answer(query: &str, all: &[RecordBatch], reference: &RecordBatch) -> Vec<String> {
     let context = SessionContext::new_with_config(session::base_config());
-    context.register_table("events", Arc::new(MemTable::try_new(source_schema(), vec![all.to_vec()]).unwrap())).unwrap();
+    context
+        .register_table("events", Arc::new(MemTable::try_new(source_schema(), vec![all.to_vec()]).unwrap()))
+        .unwrap();
     let places = MemTable::try_new(reference.schema(), vec![vec![reference.clone()]]).unwrap();
     context.register_table("places", Arc::new(places)).unwrap();
     let by_place = context.sql(VIEWS[0].2).await.unwrap().into_view();
@@ -133,21 +139,27 @@ impl Consumer {
                 match op {
                     Op::Insert => self.rows.push(row),
                     Op::Delete => {
-                        let place = self.rows.iter().position(|held| *held == row).expect("deletes a row it had");
+                        let place =
+                            self.rows.iter().position(|held| *held == row).expect("deletes a row it had");
                         self.rows.swap_remove(place);
                     }
                     Op::Update => panic!("an update without a key"),
                 }
                 continue;
             }
-            let positions: Vec<_> = change.info.key.iter().map(|k| change.info.schema.index_of(k).unwrap()).collect();
+            let positions: Vec<_> =
+                change.info.key.iter().map(|k| change.info.schema.index_of(k).unwrap()).collect();
             let key = text(&[log.rows.slice(i, 1).project(&positions).unwrap()]).remove(0);
             let old = match op {
                 Op::Delete => self.by_key.remove(&key),
                 _ => self.by_key.insert(key, row.clone()),
             };
             assert_eq!(old.is_some(), *op != Op::Insert, "{op:?} of {row} in {}", change.info.name);
-            assert!(old.as_ref() != Some(&row) || *op == Op::Delete, "unchanged row {row} in {}", change.info.name);
+            assert!(
+                old.as_ref() != Some(&row) || *op == Op::Delete,
+                "unchanged row {row} in {}",
+                change.info.name
+            );
         }
     }
 
@@ -206,13 +218,34 @@ proptest! {
 async fn views_that_cannot_be_kept_are_refused_at_their_place() {
     for (query, reason) in [
         ("CREATE MATERIALIZED VIEW v AS SELECT id FROM events;", "needs the rows of the stream"),
-        ("CREATE MATERIALIZED VIEW v AS SELECT COUNT(*) AS n FROM events WHERE at < now();", "now() gives another answer"),
-        ("CREATE MATERIALIZED VIEW v AS SELECT p.name, COUNT(e.id) AS n FROM places p LEFT JOIN events e ON e.place = p.place GROUP BY 1;", "aggregate the stream first"),
-        ("CREATE MATERIALIZED VIEW v AS SELECT COUNT(*) AS n FROM events a JOIN events b ON a.id = b.id;", "join of two streams"),
-        ("CREATE MATERIALIZED VIEW v AS SELECT place, COUNT(*) AS n FROM events GROUP BY ROLLUP (place);", "GROUPING SETS"),
-        ("CREATE MATERIALIZED VIEW v WITH (topik = 't') AS SELECT COUNT(*) AS n FROM events;", "a view knows topic, key, mode"),
-        ("CREATE MATERIALIZED VIEW v WITH (key = 'm') AS SELECT COUNT(*) AS n FROM events;", "key `m` is no column"),
-        ("CREATE MATERIALIZED VIEW v AS SELECT COUNT(*) AS n, SUM(id) AS n FROM events;", "unique expression names"),
+        (
+            "CREATE MATERIALIZED VIEW v AS SELECT COUNT(*) AS n FROM events WHERE at < now();",
+            "now() gives another answer",
+        ),
+        (
+            "CREATE MATERIALIZED VIEW v AS SELECT p.name, COUNT(e.id) AS n FROM places p LEFT JOIN events e ON e.place = p.place GROUP BY 1;",
+            "aggregate the stream first",
+        ),
+        (
+            "CREATE MATERIALIZED VIEW v AS SELECT COUNT(*) AS n FROM events a JOIN events b ON a.id = b.id;",
+            "join of two streams",
+        ),
+        (
+            "CREATE MATERIALIZED VIEW v AS SELECT place, COUNT(*) AS n FROM events GROUP BY ROLLUP (place);",
+            "GROUPING SETS",
+        ),
+        (
+            "CREATE MATERIALIZED VIEW v WITH (topik = 't') AS SELECT COUNT(*) AS n FROM events;",
+            "a view knows topic, key, mode",
+        ),
+        (
+            "CREATE MATERIALIZED VIEW v WITH (key = 'm') AS SELECT COUNT(*) AS n FROM events;",
+            "key `m` is no column",
+        ),
+        (
+            "CREATE MATERIALIZED VIEW v AS SELECT COUNT(*) AS n, SUM(id) AS n FROM events;",
+            "unique expression names",
+        ),
         ("CREATE MATERIALIZED VIEW v AS SELECT COUNT(*) AS n FROM evnts;", "evnts"),
         ("CREATE VIEW w AS SELECT * FROM v; CREATE VIEW v AS SELECT * FROM w;", "circle: v → w → v"),
         ("SELECT 1;", "declares nothing"),
@@ -242,7 +275,9 @@ async fn equal_aggregates_are_kept_once() {
 
 #[tokio::test]
 async fn a_key_that_does_not_tell_rows_apart_is_an_error_not_a_lost_row() {
-    let text = format!("{SOURCE} CREATE MATERIALIZED VIEW v WITH (key = 'n') AS SELECT COUNT(*) AS n FROM events GROUP BY place;");
+    let text = format!(
+        "{SOURCE} CREATE MATERIALIZED VIEW v WITH (key = 'n') AS SELECT COUNT(*) AS n FROM events GROUP BY place;"
+    );
     let mut engine = plan(&text).await.unwrap();
     engine.start().await.unwrap();
     let event = |place: &str| Event { id: 1, place: Some(place.into()), amount: None, at: 0 };

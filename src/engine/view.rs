@@ -93,7 +93,8 @@ impl ViewRows {
     /// Replaces the whole content.
     pub fn replace(&mut self, now: &RecordBatch) -> Result<Changelog> {
         let stale = self.rows.clone();
-        let stale = stale.iter().flat_map(|(key, held)| std::iter::repeat_n((key, &held.row), held.count as usize));
+        let stale =
+            stale.iter().flat_map(|(key, held)| std::iter::repeat_n((key, &held.row), held.count as usize));
         let stale: Vec<_> = stale.map(|(key, row)| (Arc::clone(key), Arc::clone(row))).collect();
         self.change(stale, now)
     }
@@ -101,7 +102,8 @@ impl ViewRows {
     /// Replaces the rows `before`, which must be in the view, by `after`.
     pub fn update(&mut self, before: &RecordBatch, after: &RecordBatch) -> Result<Changelog> {
         let (keys, rows) = self.encode(before)?;
-        let before = (0..before.num_rows()).map(|i| (Encoded::from(keys.row(i).data()), Encoded::from(rows.row(i).data())));
+        let before = (0..before.num_rows())
+            .map(|i| (Encoded::from(keys.row(i).data()), Encoded::from(rows.row(i).data())));
         self.change(before.collect(), after)
     }
 
@@ -181,7 +183,10 @@ impl ViewRows {
         }
         ops.extend(std::iter::repeat_n(Op::Delete, deleted.len()));
         let gone = decode(&self.row_converter, &self.schema, deleted.iter().map(|row| row.as_ref()))?;
-        Ok(Changelog { ops, rows: concat_batches(&self.schema, [&new_rows.with_schema(Arc::clone(&self.schema))?, &gone])? })
+        Ok(Changelog {
+            ops,
+            rows: concat_batches(&self.schema, [&new_rows.with_schema(Arc::clone(&self.schema))?, &gone])?,
+        })
     }
 
     fn put(&mut self, key: Encoded, held: Held) {
@@ -229,12 +234,13 @@ struct Snapshot {
 }
 
 impl RowSource for Snapshot {
-    fn len(&self) -> usize {
+    fn total(&self) -> usize {
         self.rows.values().map(|held| held.count as usize).sum()
     }
 
     fn batch(&self) -> crate::error::Result<RecordBatch> {
-        let rows = self.rows.values().flat_map(|held| std::iter::repeat_n(held.row.as_ref(), held.count as usize));
+        let rows =
+            self.rows.values().flat_map(|held| std::iter::repeat_n(held.row.as_ref(), held.count as usize));
         Ok(decode(&self.converter, &self.schema, rows)?)
     }
 }

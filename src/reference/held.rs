@@ -85,7 +85,12 @@ impl References {
     }
 
     /// Looks the given key values up in Postgres and adds the rows that it has. Their number.
-    pub async fn fetch_missing(&mut self, table: &str, key: &[String], values: &RecordBatch) -> Result<usize> {
+    pub async fn fetch_missing(
+        &mut self,
+        table: &str,
+        key: &[String],
+        values: &RecordBatch,
+    ) -> Result<usize> {
         let Some(held) = self.tables.get_mut(table) else { return Ok(0) };
         let found = lookup(&self.pool, &self.pg_schema, &held.def, &held.columns, key, values).await?;
         let rows = found.iter().map(RecordBatch::num_rows).sum();
@@ -143,7 +148,10 @@ impl Held {
 
 impl ForeignKeys for References {
     fn contains(&self, table: &str, columns: &[String], values: &[ArrayRef]) -> Result<BooleanArray> {
-        let index = self.tables.get(table).and_then(|held| held.indexes.iter().find(|index| index.columns == columns));
+        let index = self
+            .tables
+            .get(table)
+            .and_then(|held| held.indexes.iter().find(|index| index.columns == columns));
         match index {
             Some(index) => index.contains(values),
             None => Err(Error::Config(format!("table {table} is not indexed by {}", columns.join(", ")))),
@@ -172,7 +180,8 @@ impl KeyIndex {
     }
 
     fn add(&mut self, batch: &RecordBatch) -> Result<()> {
-        let columns = self.columns.iter().map(|name| Ok(batch.column(batch.schema().index_of(name)?).clone()));
+        let columns =
+            self.columns.iter().map(|name| Ok(batch.column(batch.schema().index_of(name)?).clone()));
         let rows = self.converter.convert_columns(&columns.collect::<Result<Vec<_>>>()?)?;
         self.values.reserve(rows.num_rows());
         self.values.extend(rows.iter().map(|row| Box::from(row.data())));

@@ -30,7 +30,8 @@ pub fn keys(batch: &RecordBatch, key: &[String]) -> Result<Vec<Option<Vec<u8>>>>
             Ok((0..batch.num_rows()).map(key).collect())
         }
         columns => {
-            let positions = columns.iter().map(|name| batch.schema().index_of(name)).collect::<Result<Vec<_>, _>>()?;
+            let positions =
+                columns.iter().map(|name| batch.schema().index_of(name)).collect::<Result<Vec<_>, _>>()?;
             Ok(rows(&batch.project(&positions)?)?.into_iter().map(Some).collect())
         }
     }

@@ -52,13 +52,16 @@ impl KafkaSink {
     pub fn open(config: &Config) -> Result<KafkaSink> {
         let deliveries = Deliveries::default();
         let mut client = clients::kafka(config);
-        for (name, value) in [("enable.idempotence", "true"), ("acks", "all"), ("linger.ms", "5"), ("compression.type", "lz4")] {
+        for (name, value) in
+            [("enable.idempotence", "true"), ("acks", "all"), ("linger.ms", "5"), ("compression.type", "lz4")]
+        {
             if !config.kafka.contains_key(name) {
                 client.set(name, value);
             }
         }
-        let producer =
-            client.create_with_context(deliveries.clone()).map_err(|e| Error::kafka("opening the producer", e))?;
+        let producer = client
+            .create_with_context(deliveries.clone())
+            .map_err(|e| Error::kafka("opening the producer", e))?;
         Ok(KafkaSink { producer, deliveries })
     }
 
@@ -82,7 +85,13 @@ impl KafkaSink {
     }
 
     /// Queues a message that broke a rule, as it was received; the headers say where it stood and why.
-    pub fn write_dead_letter(&self, topic: &str, from: &str, message: MessageRef, reject: &Reject) -> Result<()> {
+    pub fn write_dead_letter(
+        &self,
+        topic: &str,
+        from: &str,
+        message: MessageRef,
+        reject: &Reject,
+    ) -> Result<()> {
         let (partition, offset) = (message.partition.to_string(), message.offset.to_string());
         let timestamp = message.timestamp_ms.map(|ms| ms.to_string());
         let headers = [
@@ -93,7 +102,9 @@ impl KafkaSink {
             ("offset", Some(&offset)),
             ("timestamp", timestamp.as_deref()),
         ];
-        let headers = headers.iter().fold(OwnedHeaders::new(), |all, (key, value)| all.insert(Header { key, value: *value }));
+        let headers = headers
+            .iter()
+            .fold(OwnedHeaders::new(), |all, (key, value)| all.insert(Header { key, value: *value }));
         self.send(topic, message.key, message.payload, headers)
     }
 
@@ -106,12 +117,20 @@ impl KafkaSink {
     fn check(&self) -> Result<()> {
         let failed = self.deliveries.failed.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         match failed.as_ref() {
-            Some(reason) => Err(Error::kafka("writing", format!("{reason}; `tally topics` creates missing topics"))),
+            Some(reason) => {
+                Err(Error::kafka("writing", format!("{reason}; `tally topics` creates missing topics")))
+            }
             None => Ok(()),
         }
     }
 
-    fn send(&self, topic: &str, key: Option<&[u8]>, payload: Option<&[u8]>, headers: OwnedHeaders) -> Result<()> {
+    fn send(
+        &self,
+        topic: &str,
+        key: Option<&[u8]>,
+        payload: Option<&[u8]>,
+        headers: OwnedHeaders,
+    ) -> Result<()> {
         let mut record: BaseRecord<[u8], [u8]> = BaseRecord::to(topic).headers(headers);
         record.key = key;
         record.payload = payload;

@@ -40,9 +40,11 @@ pub struct KafkaReader {
 /// The partitions of a topic; an error that says what to do if there is no such topic.
 pub fn topic_partitions(consumer: &BaseConsumer, topic: &str) -> Result<Vec<i32>> {
     let action = || format!("reading topic {topic}");
-    let metadata = consumer.fetch_metadata(Some(topic), CONNECT_TIMEOUT).map_err(|e| Error::kafka(action(), e))?;
+    let metadata =
+        consumer.fetch_metadata(Some(topic), CONNECT_TIMEOUT).map_err(|e| Error::kafka(action(), e))?;
     let found = metadata.topics().iter().find(|found| found.name() == topic);
-    let partitions: Vec<i32> = found.map(|t| t.partitions().iter().map(|p| p.id()).collect()).unwrap_or_default();
+    let partitions: Vec<i32> =
+        found.map(|t| t.partitions().iter().map(|p| p.id()).collect()).unwrap_or_default();
     if partitions.is_empty() {
         return Err(Error::kafka(action(), "there is no such topic; `tally topics` creates it"));
     }
@@ -55,7 +57,10 @@ impl KafkaReader {
         let action = || format!("reading topic {topic}");
         let mut client = clients::kafka(config);
         // Offsets are ours to keep; the group's name only satisfies the client.
-        client.set("group.id", "tally").set("enable.auto.commit", "false").set("enable.partition.eof", "true");
+        client
+            .set("group.id", "tally")
+            .set("enable.auto.commit", "false")
+            .set("enable.partition.eof", "true");
         // A commit elsewhere must not hide messages, nor an aborted transaction show any.
         client.set("isolation.level", "read_committed").set("auto.offset.reset", "error");
         let consumer: BaseConsumer = client.create().map_err(|e| Error::kafka(action(), e))?;
@@ -66,12 +71,15 @@ impl KafkaReader {
             let (low, high) = consumer
                 .fetch_watermarks(topic, partition, CONNECT_TIMEOUT)
                 .map_err(|e| Error::kafka(format!("asking for the offsets of {topic}/{partition}"), e))?;
-            assignment.add_partition_offset(topic, partition, Offset::Offset(low)).map_err(|e| Error::kafka(action(), e))?;
+            assignment
+                .add_partition_offset(topic, partition, Offset::Offset(low))
+                .map_err(|e| Error::kafka(action(), e))?;
             first_ends.insert(partition, high);
             next_offsets.insert(partition, low);
         }
         consumer.assign(&assignment).map_err(|e| Error::kafka(action(), e))?;
-        let at_end = next_offsets.iter().filter(|(p, low)| first_ends[*p] <= **low).map(|(p, _)| *p).collect();
+        let at_end =
+            next_offsets.iter().filter(|(p, low)| first_ends[*p] <= **low).map(|(p, _)| *p).collect();
         Ok(KafkaReader { topic: topic.into(), consumer, bounds, first_ends, next_offsets, at_end })
     }
 
@@ -139,14 +147,19 @@ impl KafkaReader {
         match error.rdkafka_error_code() {
             Some(Code::AutoOffsetReset | Code::OffsetOutOfRange) => Err(Error::kafka(
                 action(),
-                format!("{error}; the topic no longer holds messages that were not read: give it a longer retention"),
+                format!(
+                    "{error}; the topic no longer holds messages that were not read: give it a longer retention"
+                ),
             )),
             Some(Code::UnknownTopicOrPartition | Code::UnknownPartition | Code::UnknownTopic) => {
                 Err(Error::kafka(action(), format!("{error}; was the topic deleted?")))
             }
-            Some(Code::Fatal | Code::Authentication | Code::TopicAuthorizationFailed | Code::SaslAuthenticationFailed) => {
-                Err(Error::kafka(action(), error))
-            }
+            Some(
+                Code::Fatal
+                | Code::Authentication
+                | Code::TopicAuthorizationFailed
+                | Code::SaslAuthenticationFailed,
+            ) => Err(Error::kafka(action(), error)),
             _ => {
                 tracing::warn!("{}: {error}; trying again", action());
                 Ok(())

@@ -44,10 +44,13 @@ impl KafkaTable {
 
     /// Reads the topic in a thread of its own; rows go out as they are judged.
     fn scan_all(&self, send: impl Fn(Result<RecordBatch>) -> bool) -> Result<(), Error> {
-        let decoder = JsonDecoder::new(Arc::clone(&self.source.schema)).map_err(|e| self.source.place.error(e))?;
+        let decoder =
+            JsonDecoder::new(Arc::clone(&self.source.schema)).map_err(|e| self.source.place.error(e))?;
         let mut rules = RuleSet::new(&self.source, &session::continuous().state())?;
         let mut reader = KafkaReader::open(&self.config, &self.source.topic, Bounds::UntilNow)?;
-        while let Some(batch) = reader.next(self.config.batch_rows, Duration::from_millis(self.config.trigger_ms))? {
+        while let Some(batch) =
+            reader.next(self.config.batch_rows, Duration::from_millis(self.config.trigger_ms))?
+        {
             let (decoded, _) = decoder.decode(&batch.payloads())?;
             let (rows, _) = rules.judge(decoded, &*self.references.blocking_read())?;
             if rows.num_rows() > 0 && !send(Ok(rows)) {
