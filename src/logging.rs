@@ -1,6 +1,6 @@
 //! Logging to standard error, without tearing the progress bars.
 
-use std::io;
+use std::io::{self, IsTerminal};
 
 use indicatif::MultiProgress;
 use tracing_subscriber::EnvFilter;
@@ -15,6 +15,7 @@ pub fn start(command: &Command, bars: &MultiProgress) {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_target(false)
+        .with_ansi(io::stderr().is_terminal())
         .with_writer(AboveBars(bars.clone()))
         .init();
 }

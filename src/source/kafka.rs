@@ -4,9 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::KafkaError;
-use rdkafka::{Message, Offset, TopicPartitionList};
+use rdkafka::{ClientContext, Message, Offset, TopicPartitionList};
 
 use super::{MessageRef, RawBatch};
 use crate::clients::{self, CONNECT_TIMEOUT};
@@ -28,7 +28,7 @@ pub enum Bounds {
 /// A reader of all partitions of one topic, from their beginning.
 pub struct KafkaReader {
     topic: String,
-    consumer: BaseConsumer,
+    consumer: BaseConsumer<Context>,
     bounds: Bounds,
     /// End of each partition when the reader was opened.
     first_ends: BTreeMap<i32, i64>,
@@ -37,8 +37,21 @@ pub struct KafkaReader {
     at_end: BTreeSet<i32>,
 }
 
+/// Keeps the client's own log free of what is no error: that a partition has no further message.
+struct Context;
+
+impl ClientContext for Context {
+    fn error(&self, error: KafkaError, reason: &str) {
+        if !matches!(error, KafkaError::Global(rdkafka::error::RDKafkaErrorCode::PartitionEOF)) {
+            tracing::warn!("kafka: {error}: {reason}");
+        }
+    }
+}
+
+impl ConsumerContext for Context {}
+
 /// The partitions of a topic; an error that says what to do if there is no such topic.
-pub fn topic_partitions(consumer: &BaseConsumer, topic: &str) -> Result<Vec<i32>> {
+fn topic_partitions(consumer: &BaseConsumer<Context>, topic: &str) -> Result<Vec<i32>> {
     let action = || format!("reading topic {topic}");
     let metadata =
         consumer.fetch_metadata(Some(topic), CONNECT_TIMEOUT).map_err(|e| Error::kafka(action(), e))?;
@@ -63,7 +76,8 @@ impl KafkaReader {
             .set("enable.partition.eof", "true");
         // A commit elsewhere must not hide messages, nor an aborted transaction show any.
         client.set("isolation.level", "read_committed").set("auto.offset.reset", "error");
-        let consumer: BaseConsumer = client.create().map_err(|e| Error::kafka(action(), e))?;
+        let consumer: BaseConsumer<Context> =
+            client.create_with_context(Context).map_err(|e| Error::kafka(action(), e))?;
         let mut assignment = TopicPartitionList::new();
         let mut first_ends = BTreeMap::new();
         let mut next_offsets = BTreeMap::new();

@@ -6,7 +6,7 @@ mod table;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-pub use kafka::{Bounds, KafkaReader, topic_partitions};
+pub use kafka::{Bounds, KafkaReader};
 pub use table::KafkaTable;
 
 /// Messages as they were received, with their bytes side by side in one buffer.
