@@ -103,13 +103,20 @@ impl Config {
                 None => key.as_str().to_lowercase().into(),
             }
         });
+        let layers = [Figment::from(toml), Figment::from(env)];
         let mut config: Config = Figment::from(Serialized::defaults(Config::default()))
-            .merge(toml)
-            .merge(env)
+            .merge(&layers[0])
+            .merge(&layers[1])
             .merge(Serialized::defaults(flags))
             .merge(Serialized::defaults(command))
             .extract()
             .map_err(explain)?;
+        // A property's name has dots, which a layer may write as tables or quoted: merged by whole names.
+        config.kafka = Config::default().kafka;
+        for layer in layers.iter().filter(|layer| layer.contains("kafka")) {
+            let Properties(properties) = layer.extract_inner("kafka").map_err(explain)?;
+            config.kafka.extend(properties);
+        }
         if let Some(brokers) = &flags.brokers {
             config.kafka.insert(BOOTSTRAP_SERVERS.into(), brokers.clone());
         }
@@ -237,6 +244,9 @@ fn optional_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<St
     Ok(Option::<Value>::deserialize(deserializer)?.and_then(|value| text(&value)))
 }
 
+#[derive(Deserialize)]
+struct Properties(#[serde(deserialize_with = "kafka_properties")] BTreeMap<String, String>);
+
 /// `bootstrap.servers = "…"` in TOML is a table within a table; librdkafka's names are flat.
 fn kafka_properties<'de, D: Deserializer<'de>>(
     deserializer: D,
@@ -272,5 +282,61 @@ fn text(value: &Value) -> Option<String> {
                 .unwrap_or_default(),
         ),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Environment variables belong to the whole process, so everything that reads them is one test.
+    #[test]
+    fn a_later_layer_overrides_an_earlier_one_and_secrets_are_hidden() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("tally.toml");
+        let text = "listen = \"0.0.0.0:1\"\npartitions = 7\npostgres_url = \"postgres://me:s3cret@db/x\"\n[kafka]\n\
+                    bootstrap.servers = \"file:1\"\n\"sasl.username\" = \"file\"\nsasl.password = \"s3cret\"\n";
+        std::fs::write(&file, text).unwrap();
+        // SAFETY: no other test of this process reads or sets these variables.
+        #[allow(unsafe_code)]
+        unsafe {
+            std::env::set_var("TALLY_PARTITIONS", "9");
+            std::env::set_var("TALLY_TOKEN", "12345");
+            std::env::set_var("TALLY_KAFKA_SASL_USERNAME", "environment");
+        }
+        #[derive(Serialize)]
+        struct Command {
+            listen: &'static str,
+        }
+        let flags = Flags { kafka_properties: vec!["security.protocol=SSL".into()], ..Flags::default() };
+        let config = Config::load(Some(&file), &flags, &Command { listen: "127.0.0.1:3" }).unwrap();
+        assert_eq!(
+            (config.listen.as_str(), config.partitions, config.batch_rows),
+            ("127.0.0.1:3", 9, 50_000)
+        );
+        assert_eq!(config.token.as_deref(), Some("12345"));
+        assert_eq!(config.bootstrap_servers(), "file:1");
+        assert_eq!(config.kafka["sasl.username"], "environment");
+        assert_eq!(config.kafka["security.protocol"], "SSL");
+        let shown = config.to_toml();
+        assert!(!shown.contains("s3cret") && !shown.contains("12345"), "{shown}");
+        assert!(shown.contains("postgres://me:********@db/x"), "{shown}");
+
+        for (wrong, reason) in [
+            ("partitoins = 3", "partitoins"),
+            ("partitions = \"many\"", "partitions"),
+            ("batch_rows = 0", "at least 1"),
+            ("listen = \"8080\"", "HOST:PORT"),
+            ("= 1", "invalid"),
+        ] {
+            std::fs::write(&file, wrong).unwrap();
+            // SAFETY: as above.
+            #[allow(unsafe_code)]
+            unsafe {
+                std::env::remove_var("TALLY_PARTITIONS")
+            };
+            let error = Config::load(Some(&file), &Flags::default(), &()).unwrap_err().to_string();
+            assert!(error.contains(reason), "{wrong}: {error}");
+        }
     }
 }

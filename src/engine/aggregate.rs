@@ -108,6 +108,12 @@ impl AggregateState {
         Ok(state)
     }
 
+    #[cfg(test)]
+    /// Whether the plan below keeps its hash tables of reference tables from one micro-batch to the next.
+    pub fn keeps_lookups(&self) -> bool {
+        self.reusable
+    }
+
     /// Runs the part below on the micro-batch that the stream's slot holds, and adds its rows.
     pub async fn apply(&mut self, context: Arc<TaskContext>) -> Result<Delta> {
         if !self.reusable {

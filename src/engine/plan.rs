@@ -10,6 +10,7 @@ use datafusion::catalog::view::ViewTable;
 use datafusion::common::TableReference;
 use datafusion::error::DataFusionError;
 use datafusion::logical_expr::{Aggregate, LogicalPlan};
+use datafusion::physical_plan::displayable;
 use datafusion::prelude::SessionContext;
 
 use super::aggregate::AggregateState;
@@ -168,6 +169,7 @@ impl Engine {
         let plan = LogicalPlan::Aggregate(aggregate.clone());
         let state = self.session.state();
         let physical = state.query_planner().create_physical_plan(&plan, &state).await?;
+        tracing::debug!("aggregate {}\n{}", table.name(), displayable(physical.as_ref()).indent(false));
         let references = split::reference_columns(&plan)?.into_iter().map(|(table, _)| table).collect();
         Ok(AggregateNode {
             fingerprint: fingerprint(aggregate),

@@ -157,17 +157,23 @@ impl ExecutionPlan for SlotExec {
         Ok(self)
     }
 
-    /// A stream claims to be huge, so that every join builds its hash table of the other side: that table
-    /// is kept from one micro-batch to the next.
+    /// A stream claims to be far larger than any reference table, so that every join builds its hash table
+    /// of the reference table: that one is kept from one micro-batch to the next. Plans are made before the
+    /// first row is there, so these are no counts.
     fn statistics_from_inputs(
         &self,
         _inputs: &[Arc<Statistics>],
         _args: &StatisticsArgs,
     ) -> Result<Arc<Statistics>> {
         let mut statistics = Statistics::new_unknown(&self.schema);
-        if self.kind == Kind::Stream {
-            statistics.num_rows = Precision::Inexact(1 << 40);
-            statistics.total_byte_size = Precision::Inexact(1 << 50);
+        let claimed_rows = match self.kind {
+            Kind::Stream => Some(1 << 40),
+            Kind::Reference => Some(1 << 20),
+            Kind::State => None,
+        };
+        if let Some(rows) = claimed_rows {
+            statistics.num_rows = Precision::Inexact(rows);
+            statistics.total_byte_size = Precision::Inexact(rows << 5);
         }
         Ok(Arc::new(statistics))
     }

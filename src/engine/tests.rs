@@ -284,3 +284,16 @@ async fn a_key_that_does_not_tell_rows_apart_is_an_error_not_a_lost_row() {
     let error = engine.apply("events", events(&[event("a"), event("b")])).await.unwrap_err();
     assert!(error.to_string().contains("two rows have the key (n) = (1)"), "{error}");
 }
+
+#[tokio::test]
+async fn a_lookup_join_keeps_its_hash_table_between_micro_batches() {
+    let engine = plan(&format!(
+        "{SOURCE} CREATE MATERIALIZED VIEW v AS
+         SELECT p.name, COUNT(*) AS n FROM events e JOIN places p ON p.place = e.place GROUP BY p.name;
+         CREATE MATERIALIZED VIEW w AS
+         SELECT p.name, COUNT(*) AS n FROM events e LEFT JOIN places p ON p.place = e.place GROUP BY p.name;"
+    ))
+    .await
+    .unwrap();
+    assert!(engine.aggregates.iter().all(|aggregate| aggregate.state.keeps_lookups()));
+}
