@@ -9,6 +9,7 @@ export class Chart {
   #box;
   #chart = null;
   #draw = null;
+  #height = null;
 
   constructor(panelId) {
     this.#panel = byId(panelId);
@@ -30,18 +31,19 @@ export class Chart {
 
   /**
    * `option(colours, width)` gives the ECharts option; `label` is what a screen reader reads;
-   * `height` in pixels replaces the style sheet's.
+   * `height(width)` in pixels replaces the style sheet's.
    */
   show({ label, height, option }) {
     say(this.#panel, null);
     this.#box.setAttribute("aria-label", label);
-    if (height) this.#box.style.height = `${height}px`;
     this.#draw = option;
+    this.#height = height;
     this.#redraw();
   }
 
   #redraw() {
     if (!this.#draw || this.#box.clientWidth === 0) return;
+    if (this.#height) this.#box.style.height = `${this.#height(this.#box.clientWidth)}px`;
     this.#chart ??= window.echarts.init(this.#box, null, { renderer: "canvas" });
     this.#chart.resize();
     const colours = theme();
@@ -52,7 +54,7 @@ export class Chart {
       animationDurationUpdate: 300,
       textStyle: { color: colours.text, fontFamily: colours.font },
     };
-    this.#chart.setOption({ ...common, ...this.#draw(colours, this.#box.clientWidth) }, { replaceMerge: ["series"] });
+    this.#chart.setOption({ ...common, ...this.#draw(colours, this.#box.clientWidth) });
   }
 }
 
@@ -73,29 +75,48 @@ export function tooltip(colours, trigger, lines) {
   };
 }
 
-/** `items` are `{ name, value, text, colour, lines }`: horizontal bars, so that long names have room. */
-export function horizontalBars(items, { max = null, barHeight = 38 } = {}) {
+/** Narrower than this, names stand above their bars instead of beside them. */
+const BESIDE_MIN_PX = 460;
+
+/**
+ * `items` are `{ name, value, text, colour, lines }`: horizontal bars, so that long names have room.
+ * With `max` the bars are parts of a whole, which is drawn behind them.
+ */
+export function horizontalBars(items, { max = null, rowHeight = 56 } = {}) {
+  const stacked = (width) => width < BESIDE_MIN_PX;
+  const row = items.length > 6 ? 38 : rowHeight;
+  const longest = (texts) => Math.max(0, ...texts.map((text) => text.length));
+  const gutter = longest(items.map((item) => item.text)) * 8 + 14;
   return {
-    height: Math.max(1, items.length) * barHeight + 16,
+    height: (width) => Math.max(1, items.length) * (stacked(width) ? 50 : row) + 12,
     option: (colours, width) => {
-      const labels = Math.min(190, Math.round(width * 0.34));
+      const above = stacked(width);
+      const labels = above ? width - 8 : Math.round(Math.min(longest(items.map((item) => item.name)) * 7.5 + 4, 240, width * 0.36));
       return {
-        grid: { left: labels + 12, right: 76, top: 6, bottom: 6, outerBoundsMode: "none" },
+        grid: { left: above ? 0 : labels + 12, right: gutter, top: 6, bottom: above ? 0 : 6, outerBoundsMode: "none" },
         tooltip: tooltip(colours, "item", ({ dataIndex }) => items[dataIndex]?.lines ?? []),
         xAxis: { type: "value", min: 0, max: max ?? ((extent) => Math.max(extent.max, 1)), show: false },
         yAxis: {
           type: "category",
           inverse: true,
+          z: 5,
           // The index keeps namesakes apart.
           data: items.map((_, i) => i),
           axisLine: { show: false },
           axisTick: { show: false },
-          axisLabel: { color: colours.text, fontSize: 13, width: labels, overflow: "truncate", interval: 0, formatter: (i) => items[i]?.name ?? "" },
+          axisLabel: {
+            color: colours.text, fontSize: 13, width: labels, overflow: "truncate", interval: 0,
+            inside: above, align: above ? "left" : "right", margin: above ? 0 : 8,
+            verticalAlign: above ? "bottom" : "middle", padding: above ? [0, 0, 12, 0] : 0,
+            formatter: (i) => items[i]?.name ?? "",
+          },
         },
         series: [{
+          id: "bars",
           type: "bar",
-          barWidth: "58%",
-          showBackground: true,
+          barWidth: above ? 14 : "58%",
+          barMaxWidth: 40,
+          showBackground: max !== null,
           backgroundStyle: { color: colours.empty, borderRadius: 4 },
           itemStyle: { borderRadius: 4 },
           label: { show: true, position: "right", color: colours.text, fontSize: 13, fontWeight: 600, formatter: ({ dataIndex }) => items[dataIndex]?.text ?? "" },

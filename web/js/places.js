@@ -110,6 +110,8 @@ export class Places {
     resize(body, rows.length, () => make("tr")).forEach((line, r) => {
       if (line.children.length !== columns.length) line.replaceChildren(...columns.map((_, i) => bodyCell(i)));
       columns.forEach((column, i) => fillCell(line.children[i], column, i, rows[r][column.name]));
+      const others = columns.filter((column, i) => i > 0 && !isNumeric(column)).map((column) => name(rows[r][column.name]));
+      setText(line.firstElementChild.lastElementChild, others.join(", "));
     });
   }
 }
@@ -118,6 +120,7 @@ function bodyCell(i) {
   const cell = make(i === 0 ? "th" : "td");
   if (i === 0) cell.scope = "row";
   cell.append(make("span"), make("span", "meter"));
+  if (i === 0) cell.append(make("span", "under")); // on a phone, the row's other names
   return cell;
 }
 

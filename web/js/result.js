@@ -3,10 +3,12 @@
 import { Chart, horizontalBars, inWords, tooltip } from "./chart.js";
 import { candidateColour } from "./colours.js";
 import { Portrait, byId, complaint, make, say, setMeter, setText } from "./dom.js";
-import { compact, count, name, number, percent, percentExact, plural, shareOf } from "./format.js";
+import { count, name, number, percent, percentExact, plural, shareOf } from "./format.js";
 
 /** A lead of fewer points than this is no lead yet. */
 const CLOSE_POINTS = 0.5;
+/** A few candidates' bars are as tall together as the ring beside them. */
+const BARS = { rowHeight: 84 };
 const NO_PARTY = "No party";
 const NO_NAME = "Unnamed candidate";
 
@@ -88,9 +90,9 @@ export class Candidates {
   #renderBars(read) {
     const items = () => read().items.map((c) => ({ name: c.name, value: c.votes, text: count(c.votes), colour: c.colour,
       lines: [c.name, c.party, `${plural(c.votes, "vote")}, ${percentExact(c.share)}`] }));
-    const { height } = horizontalBars(items());
+    const { height } = horizontalBars(items(), BARS);
     this.#bars.show({ label: inWords("Votes per candidate", items()), height,
-      option: (colours, width) => horizontalBars(items()).option(colours, width) });
+      option: (colours, width) => horizontalBars(items(), BARS).option(colours, width) });
   }
 
   #renderDonut(read) {
@@ -147,23 +149,24 @@ function donut({ total, items }, colours) {
   const slices = items.map((c) => ({ name: c.name, value: c.votes, itemStyle: { color: c.colour } }));
   const labelled = (dataIndex) => !none && (items[dataIndex]?.share ?? 0) >= 5;
   return {
-    title: { text: none ? "No votes yet" : compact(total), subtext: none ? "" : total === 1 ? "vote" : "votes", left: "center", top: none ? "center" : "41%",
-      itemGap: 2, textStyle: { color: none ? colours.quiet : colours.text, fontSize: none ? 16 : 26, fontFamily: colours.font },
+    title: { text: none ? "No votes yet" : count(total), subtext: none ? "" : total === 1 ? "vote" : "votes", left: "center", top: "center",
+      itemGap: 6, textStyle: { color: none ? colours.quiet : colours.text, fontSize: none ? 16 : 22, fontFamily: colours.font },
       subtextStyle: { color: colours.quiet, fontSize: 14, fontFamily: colours.font } },
     tooltip: { ...tooltip(colours, "item", ({ dataIndex }) => {
       const c = items[dataIndex];
       return c ? [c.name, c.party, `${plural(c.votes, "vote")}, ${percentExact(c.share)}`] : [];
     }), show: !none },
     series: [{
+      id: "shares",
       type: "pie",
-      radius: ["52%", "74%"],
+      radius: ["49%", "67%"],
       startAngle: 90,
       silent: none,
       stillShowZeroSum: false,
       emptyCircleStyle: { color: colours.empty },
       itemStyle: { borderColor: colours.panel, borderWidth: 2 },
-      label: { show: true, color: colours.text, fontSize: 14, fontWeight: 600, formatter: ({ dataIndex }) => percent(items[dataIndex]?.share) },
-      labelLine: { length: 8, length2: 8, lineStyle: { color: colours.quiet } },
+      label: { show: true, overflow: "none", bleedMargin: 0, color: colours.text, fontSize: 14, fontWeight: 600, formatter: ({ dataIndex }) => percent(items[dataIndex]?.share) },
+      labelLine: { length: 8, length2: 4, lineStyle: { color: colours.quiet } },
       data: none ? [] : slices.map((slice, i) => (labelled(i) ? slice : { ...slice, label: { show: false }, labelLine: { show: false } })),
     }],
   };

@@ -57,6 +57,7 @@ function area(points, colours, width) {
       axisLabel: { color: colours.quiet, formatter: (votes) => compact(votes) },
     },
     series: [{
+      id: "votes",
       type: "line",
       data: points,
       showSymbol: points.length < 20,
@@ -88,7 +89,7 @@ export class TurnoutBars {
       .sort((a, b) => name(a[this.#column], "\uffff").localeCompare(name(b[this.#column], "\uffff")))
       .map((row) => ({ name: label(row[this.#column]), value: number(row.turnout_pct) ?? 0, text: percent(row.turnout_pct),
         lines: [label(row[this.#column]), `${count(row.count)} of ${count(row.registered)} have voted`, percentExact(row.turnout_pct)] }));
-    this.#chart.show({ label: inWords(this.#title, items), ...horizontalBars(items, { max: 100 }) });
+    this.#chart.show({ label: inWords(this.#title, items), ...horizontalBars(items, { max: 100, rowHeight: 42 }) });
   }
 }
 
