@@ -45,6 +45,10 @@ export class Places {
   }
 
   render(answer) {
+    if (answer?.problem?.status === 400 && this.#wanted.sort !== null) {
+      this.#want({ sort: null, order: null, page: 1 }); // an edited view may lack the column
+      return;
+    }
     const problem = complaint(answer);
     say(this.#panel, problem ?? (answer.data.total_rows === 0 ? "No voters are registered." : null));
     if (problem) return;
