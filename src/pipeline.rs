@@ -246,7 +246,9 @@ impl Pipeline {
     async fn execute(&mut self, position: usize, batch: &RawBatch) -> Result<Vec<ViewChange>> {
         let source = &mut self.sources[position];
         let (decoded, mut rejects) = block_in_place(|| source.decoder.decode(&batch.payloads()))?;
-        let missing = source.rules.missing(&decoded.rows, &*self.references.read().await)?;
+        let references = self.references.read().await;
+        let missing = source.rules.missing(&decoded.rows, &*references)?;
+        drop(references);
         let mut renewed = BTreeSet::new();
         for (table, key, values) in missing {
             if self.references.write().await.fetch_missing(&table, &key, &values).await? > 0 {
@@ -301,7 +303,7 @@ impl Pipeline {
         })
     }
 
-    async fn publish(&self, changes: &[ViewChange]) {
+    async fn publish(&mut self, changes: &[ViewChange]) {
         let status = Status {
             epoch: self.epoch,
             ready: self.ready,

@@ -76,6 +76,10 @@ impl KafkaReader {
             .set("enable.partition.eof", "true");
         // A commit elsewhere must not hide messages, nor an aborted transaction show any.
         client.set("isolation.level", "read_committed").set("auto.offset.reset", "error");
+        // How soon an idle partition says that it has no more: half a second is librdkafka's default.
+        if !config.kafka.contains_key("fetch.wait.max.ms") {
+            client.set("fetch.wait.max.ms", "100");
+        }
         let consumer: BaseConsumer<Context> =
             client.create_with_context(Context).map_err(|e| Error::kafka(action(), e))?;
         let mut assignment = TopicPartitionList::new();

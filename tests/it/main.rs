@@ -1,0 +1,6 @@
+//! The whole system, run as its users run it: on the built-in broker and Postgres, and on real ones.
+#![allow(missing_docs, clippy::unwrap_used, reason = "tests: a failure is a panic")]
+
+mod election;
+mod embedded;
+mod real;
