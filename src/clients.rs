@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{ConnectOptions, Connection, PgPool};
 
 use crate::config::{Config, redacted_url};
 use crate::error::{Error, Result};
@@ -56,12 +56,17 @@ pub async fn postgres(config: &Config) -> Result<PgPool> {
         .parse()
         .map_err(|e| Error::Config(format!("postgres_url {shown} is no valid Postgres URL: {e}")))?;
     let options = options.application_name("tally").options([("timezone", "UTC")]);
+    let failed = |reason: String| {
+        Error::postgres(action(), format!("{reason}; is the server running, and is `postgres_url` right?"))
+    };
+    // A pool would try again until its timeout, and then not say why.
+    let first = tokio::time::timeout(CONNECT_TIMEOUT, options.connect()).await;
+    let first = first.map_err(|_| failed("no answer".into()))?.map_err(|e| failed(e.to_string()))?;
+    first.close().await.map_err(|e| failed(e.to_string()))?;
     PgPoolOptions::new()
         .max_connections(POSTGRES_CONNECTIONS_MAX)
         .acquire_timeout(CONNECT_TIMEOUT)
         .connect_with(options)
         .await
-        .map_err(|e| {
-            Error::postgres(action(), format!("{e}; is the server running, and is `postgres_url` right?"))
-        })
+        .map_err(|e| failed(e.to_string()))
 }

@@ -94,7 +94,7 @@ async fn vote(
 async fn serve_engine(config: Config, shutdown: Shutdown) -> Result<()> {
     let (listener, address) = serve::bind(&config.listen).await?;
     let token = operator_token(&config);
-    println!("dashboard  http://{address}/");
+    println!("dashboard  {}", url(address));
     println!("token      {}", if config.token.is_some() { "as configured" } else { &token });
     let pipeline = Pipeline::open(config.clone()).await?;
     run_engine(pipeline, &config, listener, token, shutdown).await

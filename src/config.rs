@@ -275,12 +275,11 @@ fn text(value: &Value) -> Option<String> {
         Value::String(_, s) => Some(s.clone()),
         Value::Char(_, c) => Some(c.to_string()),
         Value::Bool(_, b) => Some(b.to_string()),
-        Value::Num(_, n) => Some(
-            n.to_i128()
-                .map(|i| i.to_string())
-                .or_else(|| n.to_f64().map(|f| f.to_string()))
-                .unwrap_or_default(),
-        ),
+        Value::Num(_, n) => {
+            let unsigned = n.to_u128().map(|number| number.to_string());
+            let signed = || n.to_i128().map(|number| number.to_string());
+            unsigned.or_else(signed).or_else(|| n.to_f64().map(|number| number.to_string()))
+        }
         _ => None,
     }
 }

@@ -1,6 +1,7 @@
 //! `tally demo`: the whole election in one process tree. Everything it starts, it stops; everything it
 //! writes is in temporary directories that go with it.
 
+use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::time::Duration;
 
@@ -37,7 +38,8 @@ pub async fn run(mut config: Config, options: &Demo, bars: &MultiProgress, shutd
     }
     let postgres = Postgres::start(&|line| note.set_message(line.to_string())).await?;
     note.finish_and_clear();
-    config.kafka.insert("bootstrap.servers".into(), broker.bootstrap_servers());
+    // Properties of another broker, such as TLS, do not fit this one.
+    config.kafka = BTreeMap::from([("bootstrap.servers".into(), broker.bootstrap_servers())]);
     config.postgres_url = postgres.url().into();
 
     let token = operator_token(&config);

@@ -32,6 +32,8 @@ const BATCHES_AHEAD: usize = 2;
 const STATUS_INTERVAL: Duration = Duration::from_millis(500);
 /// Changes of reference tables within this time are taken together.
 const REFERENCE_DEBOUNCE: Duration = Duration::from_millis(300);
+/// How long Postgres is left alone before a lookup is tried again.
+const LOOKUP_RETRY: Duration = Duration::from_secs(2);
 
 /// The engine with its sources, reference tables and sink, ready to run.
 pub struct Pipeline {
@@ -145,9 +147,16 @@ impl Pipeline {
 
     /// Runs until `shutdown`, or until an error that going on would make worse.
     pub async fn run(mut self, shutdown: Shutdown) -> Result<()> {
-        let (sender, mut polled) = mpsc::channel(BATCHES_AHEAD);
         let stop_polling = shutdown.child_token();
         let _stop_polling_at_return = stop_polling.clone().drop_guard();
+        tokio::select! {
+            () = shutdown.cancelled() => Ok(()),
+            result = self.work(stop_polling) => result,
+        }
+    }
+
+    async fn work(&mut self, stop_polling: Shutdown) -> Result<()> {
+        let (sender, mut polled) = mpsc::channel(BATCHES_AHEAD);
         for source in 0..self.sources.len() {
             self.poll_in_thread(source, sender.clone(), stop_polling.clone())?;
         }
@@ -156,7 +165,6 @@ impl Pipeline {
         let mut tick = tokio::time::interval(STATUS_INTERVAL);
         loop {
             tokio::select! {
-                () = shutdown.cancelled() => return Ok(()),
                 polled = polled.recv() => match polled {
                     Some(polled) => self.micro_batch(polled?).await?,
                     None => return Err(Error::kafka("reading", "the polling threads have ended")),
@@ -251,7 +259,17 @@ impl Pipeline {
         drop(references);
         let mut renewed = BTreeSet::new();
         for (table, key, values) in missing {
-            if self.references.write().await.fetch_missing(&table, &key, &values).await? > 0 {
+            // A vote must not be rejected because Postgres is away: the batch waits for its answer.
+            let found = loop {
+                match self.references.write().await.fetch_missing(&table, &key, &values).await {
+                    Ok(found) => break found,
+                    Err(error) => {
+                        tracing::warn!("paused, since {table} must be asked for a missing row: {error}")
+                    }
+                }
+                tokio::time::sleep(LOOKUP_RETRY).await;
+            };
+            if found > 0 {
                 renewed.insert(table);
             }
         }

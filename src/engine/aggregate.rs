@@ -34,7 +34,7 @@ const UNTOUCHED: u32 = u32::MAX;
 pub struct Delta {
     /// Their rows before, of the groups that existed.
     pub before: RecordBatch,
-    /// Their rows now, in the order of their first row in the micro-batch.
+    /// Their rows now: those of the groups in `before` first, in the same order.
     pub after: RecordBatch,
 }
 
@@ -143,16 +143,11 @@ impl AggregateState {
 
     fn accumulate(&mut self, rows: &RecordBatch) -> Result<Delta> {
         let keys = evaluate_group_by(&self.group_by, rows)?.into_iter().next().unwrap_or_default();
-        let known = self.store.len() as u32;
         let touched = self.touch(&keys, rows.num_rows())?;
-        let (old, old_positions): (Vec<u32>, Vec<usize>) = touched
-            .groups
-            .iter()
-            .enumerate()
-            .filter(|(_, group)| **group < known)
-            .map(|(position, group)| (*group, position))
-            .unzip();
-        let before = if old.is_empty() { Vec::new() } else { self.store.read(&old)? };
+        let old = &touched.groups[..touched.old];
+        let before = if old.is_empty() { Vec::new() } else { self.store.read(old)? };
+        // An accumulator takes every group up to the number it is told for seen: the old ones come first.
+        let old_positions: Vec<usize> = (0..touched.old).collect();
 
         let first_rows = UInt32Array::from(touched.first_rows);
         let mut columns =
@@ -164,7 +159,7 @@ impl AggregateState {
             let mut accumulator = function.accumulator()?;
             if !before.is_empty() {
                 let states = &before[columns.len()..columns.len() + function.state_columns];
-                accumulator.merge_batch(states, &old_positions, count)?;
+                accumulator.merge_batch(states, &old_positions, touched.old)?;
             }
             let filter = function.evaluate_filter(rows)?;
             accumulator.update_batch(arguments, &touched.positions, filter.as_ref(), count)?;
@@ -178,7 +173,7 @@ impl AggregateState {
         }
         columns.extend(results);
         let delta = Delta {
-            before: self.output(before, old.len())?,
+            before: self.output(before, touched.old)?,
             after: self.output(columns.clone(), touched.groups.len())?,
         };
         self.store.write(touched.groups, columns)?;
@@ -187,29 +182,39 @@ impl AggregateState {
 
     /// Finds the group of each row.
     fn touch(&mut self, keys: &[ArrayRef], rows: usize) -> Result<Touched> {
-        let mut ids = Vec::with_capacity(rows);
+        let known = self.store.len();
         let Some(groups) = &mut self.groups else {
-            return Ok(Touched { groups: vec![0], first_rows: vec![0], positions: vec![0; rows] });
+            return Ok(Touched {
+                groups: vec![0],
+                old: known.min(1),
+                first_rows: vec![0],
+                positions: vec![0; rows],
+            });
         };
+        let mut ids = Vec::with_capacity(rows);
         groups.intern(keys, &mut ids)?;
         if u32::try_from(groups.len()).is_err() {
             return internal_err!("more than {UNTOUCHED} groups");
         }
         self.position.resize(groups.len(), UNTOUCHED);
-        let mut touched = Touched { groups: vec![], first_rows: vec![], positions: Vec::with_capacity(rows) };
+        let (mut first_rows, mut first_rows_of_new) = (Vec::new(), Vec::new());
         for (row, id) in ids.iter().enumerate() {
             let position = &mut self.position[*id];
             if *position == UNTOUCHED {
-                *position = touched.groups.len() as u32;
-                touched.groups.push(*id as u32);
-                touched.first_rows.push(row as u32);
+                let rows = if *id < known { &mut first_rows } else { &mut first_rows_of_new };
+                *position = rows.len() as u32;
+                rows.push(row as u32);
             }
-            touched.positions.push(*position as usize);
         }
-        for group in &touched.groups {
+        let old = first_rows.len();
+        first_rows.extend(first_rows_of_new);
+        let place = |id: &usize| self.position[*id] as usize + if *id < known { 0 } else { old };
+        let positions = ids.iter().map(place).collect();
+        let touched: Vec<u32> = first_rows.iter().map(|row| ids[*row as usize] as u32).collect();
+        for group in &touched {
             self.position[*group as usize] = UNTOUCHED;
         }
-        Ok(touched)
+        Ok(Touched { groups: touched, old, first_rows, positions })
     }
 
     /// Keys and results, without the states between them.
@@ -229,8 +234,10 @@ impl AggregateState {
 }
 
 struct Touched {
-    /// Ids of the touched groups, each once.
+    /// Ids of the touched groups, each once: those that existed first.
     groups: Vec<u32>,
+    /// How many existed.
+    old: usize,
     /// Of each, its first row in the batch.
     first_rows: Vec<u32>,
     /// Of each row, its group's position in `groups`.
@@ -247,6 +254,10 @@ impl Function {
     }
 
     fn evaluate_filter(&self, rows: &RecordBatch) -> Result<Option<BooleanArray>> {
+        if rows.num_rows() == 0 {
+            // Without a filter an accumulator takes the group for seen, and answers 0 where NULL is right.
+            return Ok(Some(BooleanArray::from(Vec::<bool>::new())));
+        }
         let Some(filter) = &self.filter else { return Ok(None) };
         let keep = filter.evaluate(rows)?.into_array(rows.num_rows())?;
         Ok(Some(keep.as_boolean().clone()))
