@@ -321,12 +321,14 @@ mod tests {
         assert!(!shown.contains("s3cret") && !shown.contains("12345"), "{shown}");
         assert!(shown.contains("postgres://me:********@db/x"), "{shown}");
 
+        #[derive(Serialize)]
+        struct Nothing {}
         for (wrong, reason) in [
             ("partitoins = 3", "partitoins"),
             ("partitions = \"many\"", "partitions"),
             ("batch_rows = 0", "at least 1"),
             ("listen = \"8080\"", "HOST:PORT"),
-            ("= 1", "invalid"),
+            ("= 1", "TOML"),
         ] {
             std::fs::write(&file, wrong).unwrap();
             // SAFETY: as above.
@@ -334,7 +336,7 @@ mod tests {
             unsafe {
                 std::env::remove_var("TALLY_PARTITIONS")
             };
-            let error = Config::load(Some(&file), &Flags::default(), &()).unwrap_err().to_string();
+            let error = Config::load(Some(&file), &Flags::default(), &Nothing {}).unwrap_err().to_string();
             assert!(error.contains(reason), "{wrong}: {error}");
         }
     }

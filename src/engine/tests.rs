@@ -207,7 +207,7 @@ fn event() -> impl Strategy<Value = Event> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn views_equal_a_batch_recount(batches in prop::collection::vec(prop::collection::vec(event(), 0..12), 1..7)) {
         tokio::runtime::Runtime::new().unwrap().block_on(check(&batches));
