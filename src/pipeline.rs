@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use datafusion::catalog::TableProvider;
@@ -32,6 +33,8 @@ const BATCHES_AHEAD: usize = 2;
 const STATUS_INTERVAL: Duration = Duration::from_millis(500);
 /// Changes of reference tables within this time are taken together.
 const REFERENCE_DEBOUNCE: Duration = Duration::from_millis(300);
+/// How long the polling threads may take to end; one that waits for a dead broker takes longer.
+const POLLERS_PATIENCE: Duration = Duration::from_secs(1);
 /// How long Postgres is left alone before a lookup is tried again.
 const LOOKUP_RETRY: Duration = Duration::from_secs(2);
 
@@ -46,6 +49,7 @@ pub struct Pipeline {
     publisher: watch::Sender<Arc<Published>>,
     /// Tables for ad-hoc SQL that need the operator's token, by name.
     restricted: Vec<(String, Arc<dyn TableProvider>)>,
+    pollers: Vec<JoinHandle<()>>,
     epoch: u64,
     batches: Batches,
     started_at: SystemTime,
@@ -126,6 +130,7 @@ impl Pipeline {
             sources,
             sink,
             restricted,
+            pollers: Vec::new(),
             epoch: 0,
             batches: Batches::default(),
             started_at,
@@ -149,10 +154,17 @@ impl Pipeline {
     pub async fn run(mut self, shutdown: Shutdown) -> Result<()> {
         let stop_polling = shutdown.child_token();
         let _stop_polling_at_return = stop_polling.clone().drop_guard();
-        tokio::select! {
+        let result = tokio::select! {
             () = shutdown.cancelled() => Ok(()),
-            result = self.work(stop_polling) => result,
+            result = self.work(stop_polling.clone()) => result,
+        };
+        // Their consumers should be closed before the broker may go.
+        stop_polling.cancel();
+        let deadline = Instant::now() + POLLERS_PATIENCE;
+        while self.pollers.iter().any(|thread| !thread.is_finished()) && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
+        result
     }
 
     async fn work(&mut self, stop_polling: Shutdown) -> Result<()> {
@@ -201,7 +213,7 @@ impl Pipeline {
     }
 
     fn poll_in_thread(
-        &self,
+        &mut self,
         source: usize,
         sender: mpsc::Sender<Result<Polled>>,
         stop: Shutdown,
@@ -219,10 +231,11 @@ impl Pipeline {
                 }
             }
         };
-        std::thread::Builder::new()
+        let thread = std::thread::Builder::new()
             .name(format!("poll {topic}"))
             .spawn(poll)
             .map_err(|source| Error::Io { action: "starting a thread".into(), source })?;
+        self.pollers.push(thread);
         Ok(())
     }
 

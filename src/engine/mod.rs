@@ -65,8 +65,10 @@ struct View {
     aggregates: Vec<usize>,
     references: BTreeSet<String>,
     rows: ViewRows,
-    /// The result of a recomputed finishing plan, in its own order.
-    recomputed: Option<RecordBatch>,
+    /// Whether the query says in which order its rows are read; otherwise that of the key.
+    is_ordered: bool,
+    /// The newest rows in the query's order.
+    ordered: Option<RecordBatch>,
 }
 
 /// What changed in one view.
@@ -198,7 +200,7 @@ impl Engine {
         let view = &mut self.views[view];
         let rows = view.finish(&context).await?;
         let changelog = view.rows.replace(&rows).map_err(|e| view.place.explain(e))?;
-        view.recomputed = (!view.row_wise).then_some(rows);
+        view.ordered = view.is_ordered.then_some(rows);
         Ok(view.change(changelog))
     }
 }
@@ -215,7 +217,7 @@ impl View {
     }
 
     fn change(&self, changelog: Changelog) -> ViewChange {
-        let rows = match &self.recomputed {
+        let rows = match &self.ordered {
             Some(batch) => Arc::new(batch.clone()),
             None => self.rows.snapshot(),
         };

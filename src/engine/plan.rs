@@ -140,7 +140,8 @@ impl Engine {
             aggregates,
             references,
             rows,
-            recomputed: None,
+            is_ordered: split::is_ordered(&split.finishing),
+            ordered: None,
         });
         Ok(())
     }

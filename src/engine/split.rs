@@ -233,6 +233,17 @@ fn costs(plan: &LogicalPlan) -> Result<bool> {
     })
 }
 
+/// Whether the rows come out sorted by an ORDER BY of the query itself.
+pub fn is_ordered(plan: &LogicalPlan) -> bool {
+    match plan {
+        LogicalPlan::Sort(_) => true,
+        LogicalPlan::Projection(_) | LogicalPlan::SubqueryAlias(_) | LogicalPlan::Limit(_) => {
+            plan.inputs().into_iter().all(is_ordered)
+        }
+        _ => false,
+    }
+}
+
 fn is_row_wise(finishing: &LogicalPlan) -> Result<bool> {
     let other = finishing.exists(|node| {
         let row_wise = match node {

@@ -297,3 +297,26 @@ async fn a_lookup_join_keeps_its_hash_table_between_micro_batches() {
     .unwrap();
     assert!(engine.aggregates.iter().all(|aggregate| aggregate.state.keeps_lookups()));
 }
+
+#[tokio::test]
+async fn rows_are_read_in_the_order_of_the_query_or_else_of_the_key() {
+    let mut engine = plan(&format!(
+        "{SOURCE}
+         CREATE MATERIALIZED VIEW best AS SELECT place, SUM(amount) AS s FROM events GROUP BY place ORDER BY s DESC;
+         CREATE MATERIALIZED VIEW named WITH (key = 'place') AS SELECT p.place, t.s FROM places p
+         JOIN (SELECT place, SUM(amount) AS s FROM events GROUP BY place) t ON t.place = p.place;"
+    ))
+    .await
+    .unwrap();
+    engine.set_reference("places", vec![places(&[("c", "C"), ("a", "A"), ("b", "B")])]);
+    engine.start().await.unwrap();
+    let event = |place: &str, amount| Event { id: 1, place: Some(place.into()), amount: Some(amount), at: 0 };
+    let batch = events(&[event("b", 1), event("a", 3), event("c", 2)]);
+    let changes = engine.apply("events", batch).await.unwrap();
+    let order = |change: &ViewChange| {
+        let rows = change.rows.batch().unwrap();
+        let places = rows.column(0).as_any().downcast_ref::<StringArray>().unwrap().clone();
+        places.iter().flatten().collect::<String>()
+    };
+    assert_eq!(changes.iter().map(order).collect::<Vec<_>>(), ["acb", "abc"]);
+}
