@@ -239,9 +239,12 @@ fn explain(error: figment::Error) -> Error {
     })
 }
 
-/// Text, or what looks like a number or a boolean in an environment variable but is meant as text.
+/// Text, or what looks like a number or a boolean in an environment variable but is meant as text. Empty
+/// text is no value: an empty token would let everybody in.
 fn optional_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
-    Ok(Option::<Value>::deserialize(deserializer)?.and_then(|value| text(&value)))
+    Ok(Option::<Value>::deserialize(deserializer)?
+        .and_then(|value| text(&value))
+        .filter(|text| !text.is_empty()))
 }
 
 #[derive(Deserialize)]

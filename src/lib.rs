@@ -1,28 +1,45 @@
 //! Tally: a streaming SQL engine on Apache DataFusion.
 //!
-//! The modules in the order in which data flows through them. A module uses only those above it, the
-//! pipeline excepted, which knows every stage; `ARCHITECTURE.md` tells the same with pictures.
+//! The modules in the order in which data flows through them; `ARCHITECTURE.md` tells the same in words.
+//! Each file says at its top what it is for.
 
+// What all others use.
 pub mod clients;
 pub mod config;
 pub mod error;
 pub mod shutdown;
 
+// The `.sql` files, and what is declared there kept up to date: no I/O.
 pub mod engine;
 pub mod queries;
-pub mod snapshot;
 
-pub mod decode;
-pub mod pipeline;
-mod progress;
-pub mod reference;
-pub mod serve;
-pub mod sink;
+// Messages in, …
 pub mod source;
 
+// … as rows that keep the rules, …
+pub mod decode;
+
+// … joined with Postgres tables, …
+pub mod reference;
+
+// … changes out, …
+pub mod sink;
+
+// … and what readers see.
+pub mod snapshot;
+
+// The loop that ties these together.
+pub mod pipeline;
+mod progress;
+
+// HTTP.
+pub mod serve;
+
+// The election, and servers to try it on.
 pub mod election;
 pub mod embedded;
 
+// The command line.
 pub mod cli;
 pub mod commands;
 pub mod demo;
