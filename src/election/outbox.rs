@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use sqlx::{PgPool, Row};
 
 use super::VOTES_TOPIC;
@@ -27,7 +27,7 @@ const READ_WAIT: Duration = Duration::from_millis(200);
 /// Votes stored, and the producer that sends them.
 pub struct Outbox {
     pool: PgPool,
-    producer: ThreadedProducer<DefaultProducerContext>,
+    producer: BaseProducer,
 }
 
 impl Outbox {
@@ -35,8 +35,7 @@ impl Outbox {
     pub async fn open(config: &Config, pool: &PgPool) -> Result<(Outbox, u64)> {
         let mut client = clients::kafka(config);
         client.set("transactional.id", TRANSACTIONAL_ID);
-        let producer: ThreadedProducer<DefaultProducerContext> =
-            client.create().map_err(|e| Error::kafka("opening the producer", e))?;
+        let producer: BaseProducer = client.create().map_err(|e| Error::kafka("opening the producer", e))?;
         let producer = tokio::task::spawn_blocking(move || {
             producer.init_transactions(KAFKA_TIMEOUT).map_err(|e| Error::kafka("opening transactions", e))?;
             Ok::<_, Error>(producer)

@@ -9,8 +9,6 @@ use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use indicatif::ProgressBar;
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
 use sqlx::PgPool;
 use tokio::sync::mpsc;
 
@@ -20,13 +18,12 @@ use crate::clients;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::shutdown::Shutdown;
+use crate::sink::CheckedProducer;
 
 /// Voters stored in one transaction.
 const CHUNK: u64 = 10_000;
 /// Chunks stored before they are announced.
 const CHUNKS_AHEAD: usize = 4;
-const FLUSH_TIMEOUT: Duration = Duration::from_secs(60);
-const FULL_QUEUE_WAIT: Duration = Duration::from_millis(10);
 
 /// Whom to register.
 #[derive(Clone, Debug)]
@@ -96,7 +93,10 @@ pub async fn seed(
 
     let (stored, to_announce) = mpsc::channel(CHUNKS_AHEAD);
     let announcer = Announcer {
-        producer: open_producer(config)?,
+        producer: CheckedProducer::open(
+            clients::kafka(config),
+            &[("linger.ms", "20"), ("compression.type", "zstd")],
+        )?,
         pool: pool.clone(),
         seed: options.seed,
         progress: progress.clone(),
@@ -245,19 +245,9 @@ fn copy_text(voters: &[Voter]) -> String {
     text
 }
 
-fn open_producer(config: &Config) -> Result<ThreadedProducer<DefaultProducerContext>> {
-    let mut client = clients::kafka(config);
-    for (name, value) in [("enable.idempotence", "true"), ("linger.ms", "20"), ("compression.type", "zstd")] {
-        if !config.kafka.contains_key(name) {
-            client.set(name, value);
-        }
-    }
-    client.create().map_err(|e| Error::kafka("opening the producer", e))
-}
-
 /// Announces stored voters in a thread of its own, while the next ones are stored.
 struct Announcer {
-    producer: ThreadedProducer<DefaultProducerContext>,
+    producer: CheckedProducer,
     pool: PgPool,
     seed: u64,
     progress: ProgressBar,
@@ -270,9 +260,7 @@ impl Announcer {
             for voter in &voters {
                 self.send(voter)?;
             }
-            self.producer
-                .flush(FLUSH_TIMEOUT)
-                .map_err(|e| Error::kafka(format!("writing to {VOTERS_TOPIC}"), e))?;
+            self.producer.flush()?;
             self.progress.inc(voters.len() as u64);
             let announced =
                 "UPDATE tally_internal.seed_progress SET announced = announced + $1 WHERE seed = $2";
@@ -286,18 +274,8 @@ impl Announcer {
     }
 
     fn send(&self, voter: &Voter) -> Result<()> {
-        let failed = |e: &dyn fmt::Display| Error::kafka(format!("writing to {VOTERS_TOPIC}"), e);
-        let payload = serde_json::to_string(voter).map_err(|e| failed(&e))?;
-        let mut record = BaseRecord::to(VOTERS_TOPIC).key(&voter.voter_id).payload(&payload);
-        loop {
-            match self.producer.send(record) {
-                Ok(()) => return Ok(()),
-                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), again)) => {
-                    std::thread::sleep(FULL_QUEUE_WAIT);
-                    record = again;
-                }
-                Err((error, _)) => return Err(failed(&error)),
-            }
-        }
+        let payload =
+            serde_json::to_vec(voter).map_err(|e| Error::kafka(format!("writing to {VOTERS_TOPIC}"), e))?;
+        self.producer.send(VOTERS_TOPIC, Some(voter.voter_id.as_bytes()), Some(&payload), None)
     }
 }

@@ -15,8 +15,7 @@ use super::problem::Problem;
 use super::views::is_not_modified;
 
 #[derive(RustEmbed)]
-#[folder = "$CARGO_MANIFEST_DIR/web/"]
-#[allow_missing = true]
+#[folder = "web/"]
 struct Embedded;
 
 /// Whatever no route has: a file of the dashboard, or nothing.

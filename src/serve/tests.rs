@@ -283,6 +283,16 @@ async fn ready_when_history_is_counted() {
 }
 
 #[tokio::test]
+async fn the_dashboard_is_built_in() {
+    let server = serve(|_| {}).await;
+    for (path, kind) in [("/", "text/html"), ("/js/main.js", "text/javascript"), ("/style.css", "text/css")] {
+        let answer = server.client.get(format!("{}{path}", server.url)).send().await.unwrap();
+        assert_eq!(answer.status(), 200, "{path}");
+        assert!(answer.headers()["content-type"].to_str().unwrap().starts_with(kind), "{path}");
+    }
+}
+
+#[tokio::test]
 async fn the_dashboard_comes_from_a_directory() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("index.html"), "<title>Tally</title>").unwrap();

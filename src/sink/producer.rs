@@ -1,0 +1,100 @@
+//! A producer that loses nothing silently: a full queue waits, and a record that Kafka did not take is an
+//! error at the next flush.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{DeliveryResult, Message, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
+use rdkafka::{ClientConfig, ClientContext};
+
+use crate::error::{Error, Result};
+
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(60);
+const FULL_QUEUE_WAIT: Duration = Duration::from_millis(20);
+
+/// Records of one key stay in order; each is stored once by all replicas.
+pub struct CheckedProducer {
+    // Not one with a polling thread: that thread would take the events that `flush` waits for, and make
+    // each flush last a tenth of a second.
+    producer: BaseProducer<Deliveries>,
+    deliveries: Deliveries,
+}
+
+/// Remembers the first record that Kafka did not take.
+#[derive(Clone, Default)]
+struct Deliveries {
+    failed: Arc<Mutex<Option<String>>>,
+}
+
+impl ClientContext for Deliveries {}
+
+impl ProducerContext for Deliveries {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, result: &DeliveryResult<'_>, _opaque: ()) {
+        if let Err((error, message)) = result {
+            let mut failed = self.failed.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            failed.get_or_insert_with(|| format!("topic {}: {error}", message.topic()));
+        }
+    }
+}
+
+impl CheckedProducer {
+    /// Opens a producer; of `defaults`, those that the user has not set are used.
+    pub fn open(mut client: ClientConfig, defaults: &[(&str, &str)]) -> Result<CheckedProducer> {
+        for (name, value) in [("enable.idempotence", "true"), ("acks", "all")].iter().chain(defaults) {
+            if client.get(name).is_none() {
+                client.set(*name, *value);
+            }
+        }
+        let deliveries = Deliveries::default();
+        let producer = client.create_with_context(deliveries.clone());
+        Ok(CheckedProducer {
+            producer: producer.map_err(|e| Error::kafka("opening the producer", e))?,
+            deliveries,
+        })
+    }
+
+    /// Queues a record.
+    pub fn send(
+        &self,
+        topic: &str,
+        key: Option<&[u8]>,
+        payload: Option<&[u8]>,
+        headers: Option<OwnedHeaders>,
+    ) -> Result<()> {
+        let mut record: BaseRecord<[u8], [u8]> = BaseRecord::to(topic);
+        record.key = key;
+        record.payload = payload;
+        record.headers = headers;
+        loop {
+            match self.producer.send(record) {
+                Ok(()) => return Ok(()),
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), again)) => {
+                    self.producer.poll(FULL_QUEUE_WAIT);
+                    self.check()?;
+                    record = again;
+                }
+                Err((error, _)) => return Err(Error::kafka(format!("writing to topic {topic}"), error)),
+            }
+        }
+    }
+
+    /// Waits until Kafka has every queued record.
+    pub fn flush(&self) -> Result<()> {
+        self.producer.flush(FLUSH_TIMEOUT).map_err(|e| Error::kafka("writing", e))?;
+        self.check()
+    }
+
+    fn check(&self) -> Result<()> {
+        let failed = self.deliveries.failed.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        match failed.as_ref() {
+            Some(reason) => {
+                Err(Error::kafka("writing", format!("{reason}; `tally topics` creates missing topics")))
+            }
+            None => Ok(()),
+        }
+    }
+}
