@@ -118,11 +118,19 @@ pub async fn run_engine(
         extra: election::portraits(),
     };
     let stop = shutdown.child_token();
-    let _stop_the_other = stop.clone().drop_guard();
-    tokio::select! {
-        result = pipeline.run(stop.clone()) => result,
-        result = serve::run(listener, app, stop.clone()) => result,
-    }
+    // Whichever ends first ends the other, which then has time to close what it holds.
+    let engine = async {
+        let result = pipeline.run(stop.clone()).await;
+        stop.cancel();
+        result
+    };
+    let server = async {
+        let result = serve::run(listener, app, stop.clone()).await;
+        stop.cancel();
+        result
+    };
+    let (engine, server) = tokio::join!(engine, server);
+    engine.and(server)
 }
 
 /// The configured token, or a new random one.

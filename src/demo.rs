@@ -92,8 +92,7 @@ async fn election_night(
             println!("{report}");
         }
         // The dashboard stays until it is stopped.
-        stop.cancelled().await;
-        Ok(())
+        std::future::pending().await
     };
     tokio::select! {
         result = run_engine(pipeline, config, listener, token, stop.clone()) => result,

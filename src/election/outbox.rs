@@ -16,6 +16,7 @@ use super::ballots::Vote;
 use crate::clients;
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::sink::wait_until_sent;
 use crate::source::{Bounds, KafkaReader};
 
 /// Fences an earlier `tally vote` whose messages may still be on their way.
@@ -72,30 +73,21 @@ impl Outbox {
         if votes.is_empty() {
             return Ok(());
         }
-        tokio::task::block_in_place(|| self.send_transaction(votes, besides))
-            .map_err(|e| Error::kafka(format!("writing to {VOTES_TOPIC}"), e))?;
+        tokio::task::block_in_place(|| self.send_transaction(votes, besides))?;
         self.delete(votes.iter().map(|vote| vote.voter_id.clone()).collect()).await
     }
 
-    fn send_transaction(
-        &self,
-        votes: &[Vote],
-        besides: &[(String, String)],
-    ) -> Result<(), rdkafka::error::KafkaError> {
-        self.producer.begin_transaction()?;
-        for vote in votes {
-            self.send_one(&vote.voter_id, &vote.to_json())?;
+    fn send_transaction(&self, votes: &[Vote], besides: &[(String, String)]) -> Result<()> {
+        let failed = |e| Error::kafka(format!("writing to {VOTES_TOPIC}"), e);
+        self.producer.begin_transaction().map_err(failed)?;
+        let votes = votes.iter().map(|vote| (vote.voter_id.clone(), vote.to_json()));
+        for (key, value) in votes.chain(besides.iter().cloned()) {
+            let record = BaseRecord::to(VOTES_TOPIC).key(&key).payload(&value);
+            self.producer.send(record).map_err(|(error, _)| failed(error))?;
         }
-        for (key, value) in besides {
-            self.send_one(key, value)?;
-        }
-        // Committing without a flush waits a tenth of a second.
-        self.producer.flush(KAFKA_TIMEOUT)?;
-        self.producer.commit_transaction(KAFKA_TIMEOUT)
-    }
-
-    fn send_one(&self, key: &str, value: &str) -> Result<(), rdkafka::error::KafkaError> {
-        self.producer.send(BaseRecord::to(VOTES_TOPIC).key(key).payload(value)).map_err(|(error, _)| error)
+        // The commit itself would wait a tenth of a second for what is on its way.
+        wait_until_sent(&self.producer)?;
+        self.producer.commit_transaction(KAFKA_TIMEOUT).map_err(failed)
     }
 
     async fn delete(&self, voters: Vec<String>) -> Result<()> {

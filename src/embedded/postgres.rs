@@ -121,7 +121,13 @@ impl Cluster {
             .prefix(&format!("{PREFIX}{}-", std::process::id()))
             .permissions(Permissions::from_mode(0o700))
             .tempdir_in(&parent)
-            .map_err(|e| Error::io("creating a directory for the private Postgres in", &parent, e))?;
+            .map_err(|e| {
+                Error::Config(format!(
+                    "no directory for the private Postgres can be made in {} ({}); set TMPDIR to one that you may write to",
+                    parent.display(),
+                    e.kind()
+                ))
+            })?;
         account.own(directory.path())?;
         let password = format!("{:032x}", rand::random::<u128>());
         let cluster = Cluster { directory, binaries, account, password };

@@ -6,7 +6,7 @@ mod producer;
 use rdkafka::message::{Header, OwnedHeaders};
 
 pub use json::{keys, rows};
-pub use producer::CheckedProducer;
+pub use producer::{CheckedProducer, wait_until_sent};
 
 use crate::clients;
 use crate::config::Config;

@@ -2,7 +2,7 @@
 //! error at the next flush.
 
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Message, OwnedHeaders};
@@ -12,12 +12,11 @@ use rdkafka::{ClientConfig, ClientContext};
 use crate::error::{Error, Result};
 
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(60);
+const FLUSH_POLL: Duration = Duration::from_millis(1);
 const FULL_QUEUE_WAIT: Duration = Duration::from_millis(20);
 
 /// Records of one key stay in order; each is stored once by all replicas.
 pub struct CheckedProducer {
-    // Not one with a polling thread: that thread would take the events that `flush` waits for, and make
-    // each flush last a tenth of a second.
     producer: BaseProducer<Deliveries>,
     deliveries: Deliveries,
 }
@@ -84,7 +83,7 @@ impl CheckedProducer {
 
     /// Waits until Kafka has every queued record.
     pub fn flush(&self) -> Result<()> {
-        self.producer.flush(FLUSH_TIMEOUT).map_err(|e| Error::kafka("writing", e))?;
+        wait_until_sent(&self.producer)?;
         self.check()
     }
 
@@ -97,4 +96,18 @@ impl CheckedProducer {
             None => Ok(()),
         }
     }
+}
+
+/// Waits until Kafka has answered for every queued record. The client's own `flush` looks only every
+/// tenth of a second.
+pub fn wait_until_sent<C: ProducerContext>(producer: &BaseProducer<C>) -> Result<()> {
+    let deadline = Instant::now() + FLUSH_TIMEOUT;
+    while producer.in_flight_count() > 0 {
+        if Instant::now() > deadline {
+            let reason = format!("no answer within {} s; are the brokers running?", FLUSH_TIMEOUT.as_secs());
+            return Err(Error::kafka("writing", reason));
+        }
+        producer.poll(FLUSH_POLL);
+    }
+    Ok(())
 }
