@@ -45,6 +45,9 @@ pub struct Config {
     pub trigger_ms: u64,
     /// Seconds after which a reference table is read again even if Postgres announced no change.
     pub reference_refresh_s: u64,
+    /// Most bytes of state: primary keys, groups, held rows, views' rows. At the limit the engine stops and
+    /// says what takes them; 0: no limit.
+    pub state_bytes_max: usize,
     /// Longest an ad-hoc query may run, in seconds.
     pub sql_timeout_s: u64,
     /// Most rows an ad-hoc query may return.
@@ -72,6 +75,7 @@ impl Default for Config {
             batch_rows: 50_000,
             trigger_ms: 50,
             reference_refresh_s: 300,
+            state_bytes_max: 8 << 30,
             sql_timeout_s: 30,
             sql_rows_max: 10_000,
             sql_bytes_max: 512 << 20,

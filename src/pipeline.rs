@@ -14,8 +14,8 @@ use tokio::task::block_in_place;
 
 use crate::clients;
 use crate::config::Config;
-use crate::decode::{JsonDecoder, RuleSet};
-use crate::engine::catalog::{Catalog, RuleKind, SourceDef};
+use crate::decode::{JsonDecoder, Reject, RuleSet};
+use crate::engine::catalog::{Catalog, RuleKind, SourceDef, TableDef};
 use crate::engine::session::{self, PG};
 use crate::engine::{Engine, ViewChange};
 use crate::error::{Error, Result};
@@ -82,6 +82,13 @@ impl Pipeline {
         let pool = clients::postgres(&config).await?;
         let defs = reference::describe(&pool, &config.postgres_schema).await?;
         let schemas: Vec<_> = defs.iter().map(|def| (def.name.clone(), def.schema.clone())).collect();
+        let absent = |table: &&TableDef| !defs.iter().any(|def| def.name == table.name);
+        if let Some(table) = catalog.tables.values().find(absent) {
+            return Err(table.place.error(format!(
+                "Postgres has no table `{}` in schema {}; `tally seed` or a migration makes it",
+                table.name, config.postgres_schema
+            )));
+        }
         let engine = Engine::plan(&catalog, &schemas).await?;
         let keys = foreign_keys(&catalog);
         let needed = engine.reference_columns();
@@ -287,22 +294,31 @@ impl Pipeline {
             }
         }
         let references = self.references.read().await;
-        let (rows, refused) = block_in_place(|| source.rules.judge(decoded, &*references))?;
+        let (judged, refused) = block_in_place(|| source.rules.judge(decoded, &*references))?;
         rejects.extend(refused);
         for reject in &rejects {
             source.progress.rejected(&reject.rule);
-            if let Some(topic) = &source.def.dead_letter_topic {
-                self.sink.write_dead_letter(topic, &source.def.topic, batch.get(reject.message), reject)?;
-            }
+            source.write_dead_letter(&self.sink, batch, reject)?;
         }
-        source.progress.counted(&rows, batch.len() as u64)?;
-        let name = source.def.name.clone();
+        source.progress.counted(judged.rows.num_rows(), batch.len() as u64);
         for table in &renewed {
             self.engine.set_reference(table, references.batches(table));
         }
         drop(references);
         let mut changes = if renewed.is_empty() { Vec::new() } else { self.engine.refresh(&renewed).await? };
-        changes.extend(self.engine.apply(&name, rows).await?);
+        let partitions: Vec<i32> = judged.messages.iter().map(|i| batch.get(*i).partition).collect();
+        let applied = self.engine.apply(&source.def.name, judged.rows, Some(&partitions)).await?;
+        for (row, view) in &applied.late {
+            source.progress.late(view);
+            let late = Reject {
+                message: judged.messages[*row as usize],
+                rule: "late".into(),
+                reason: format!("came after its group in view {view} was final; other views counted it"),
+            };
+            source.write_dead_letter(&self.sink, batch, &late)?;
+        }
+        changes.extend(applied.changes);
+        self.check_state()?;
         Ok(changes)
     }
 
@@ -327,22 +343,46 @@ impl Pipeline {
 
     fn write(&self, changes: &[ViewChange]) -> Result<()> {
         block_in_place(|| {
-            if self.ready {
-                changes.iter().try_for_each(|change| self.sink.write_changes(change, self.epoch))?;
-            }
+            // What a view without state has to say, it can say only now.
+            let due = changes.iter().filter(|change| self.ready || change.stateless);
+            due.into_iter().try_for_each(|change| self.sink.write_changes(change, self.epoch))?;
             self.sink.flush()
         })
+    }
+
+    fn state_bytes(&self) -> usize {
+        self.engine.state_bytes() + self.sources.iter().map(|source| source.rules.bytes()).sum::<usize>()
+    }
+
+    /// Stops before the machine's memory does.
+    fn check_state(&self) -> Result<()> {
+        let (held, most) = (self.state_bytes(), self.config.state_bytes_max);
+        if most == 0 || held <= most {
+            return Ok(());
+        }
+        let mut views: Vec<_> = self.engine.state_bytes_by_view().into_iter().collect();
+        views.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
+        let largest: Vec<_> = views.iter().take(3).map(|(view, bytes)| format!("{view} {bytes}")).collect();
+        Err(Error::Limit(format!(
+            "the state takes {held} bytes, and state_bytes_max is {most}; the largest views: {}. Allow more if the \
+             machine has more, or let the views keep less (`tally check` says what they keep)",
+            largest.join(", ")
+        )))
     }
 
     async fn publish(&mut self, changes: &[ViewChange]) {
         let status = Status {
             epoch: self.epoch,
             ready: self.ready,
-            sources: self.sources.iter().map(|source| source.progress.status()).collect(),
+            sources: self
+                .sources
+                .iter()
+                .map(|source| source.progress.status(self.engine.watermark(&source.def.name)))
+                .collect(),
             batches: self.batches.status(),
             reference_tables: self.references.read().await.status(),
-            state_bytes: self.engine.state_bytes()
-                + self.sources.iter().map(|s| s.rules.bytes()).sum::<usize>(),
+            state_bytes: self.state_bytes(),
+            state_bytes_by_view: self.engine.state_bytes_by_view(),
             ..Status::starting(self.started_at)
         };
         let now = Some(SystemTime::now());
@@ -360,6 +400,15 @@ impl Pipeline {
             }
             *published = Arc::new(Published { epoch: self.epoch, views, status: Arc::new(status) });
         });
+    }
+}
+
+impl Source {
+    fn write_dead_letter(&self, sink: &KafkaSink, batch: &RawBatch, reject: &Reject) -> Result<()> {
+        match &self.def.dead_letter_topic {
+            Some(topic) => sink.write_dead_letter(topic, &self.def.topic, batch.get(reject.message), reject),
+            None => Ok(()),
+        }
     }
 }
 

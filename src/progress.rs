@@ -3,13 +3,9 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant, SystemTime};
 
-use arrow::array::{AsArray, RecordBatch};
-use arrow::compute::{cast, max};
-use arrow::datatypes::{DataType, TimeUnit, TimestampMillisecondType};
 use chrono::{DateTime, SecondsFormat, Utc};
 
 use crate::engine::catalog::SourceDef;
-use crate::error::Result;
 use crate::snapshot::{BatchStatus, PartitionStatus, SourceStatus, Status};
 
 /// The rate is that of the last seconds, so many of them.
@@ -18,9 +14,6 @@ const RATE_WINDOW: Duration = Duration::from_secs(5);
 /// One source's counters.
 pub struct Progress {
     status: SourceStatus,
-    event_time: Option<String>,
-    watermark_delay_ms: i64,
-    newest_event_ms: Option<i64>,
     offsets: BTreeMap<i32, (i64, i64)>,
     caught_up: bool,
     /// When how many had been received.
@@ -37,9 +30,6 @@ impl Progress {
                 dead_letter_topic: source.dead_letter_topic.clone(),
                 ..SourceStatus::default()
             },
-            event_time: source.event_time.clone(),
-            watermark_delay_ms: source.watermark_delay_ms,
-            newest_event_ms: None,
             offsets: BTreeMap::new(),
             caught_up: false,
             history: VecDeque::from([(Instant::now(), 0)]),
@@ -70,21 +60,20 @@ impl Progress {
         *self.status.rejected_by_reason.entry(rule.to_string()).or_default() += 1;
     }
 
-    /// Counts a micro-batch of `received` messages of which `rows` kept every rule.
-    pub fn counted(&mut self, rows: &RecordBatch, received: u64) -> Result<()> {
+    /// Counts a micro-batch of `received` messages of which `counted` kept every rule.
+    pub fn counted(&mut self, counted: usize, received: u64) {
         self.status.received += received;
-        self.status.counted += rows.num_rows() as u64;
+        self.status.counted += counted as u64;
         let now = Instant::now();
         self.history.push_back((now, self.status.received));
         while self.history.len() > 2 && now.duration_since(self.history[1].0) > RATE_WINDOW {
             self.history.pop_front();
         }
-        if let Some(column) = self.event_time.as_ref().and_then(|name| rows.column_by_name(name)) {
-            let times = cast(column, &DataType::Timestamp(TimeUnit::Millisecond, None))?;
-            self.newest_event_ms =
-                self.newest_event_ms.max(max(times.as_primitive::<TimestampMillisecondType>()));
-        }
-        Ok(())
+    }
+
+    /// Counts a row that came too late for a view: its group was final.
+    pub fn late(&mut self, view: &str) {
+        *self.status.late_by_view.entry(view.to_string()).or_default() += 1;
     }
 
     /// Whether all that was there at the start has been read.
@@ -92,10 +81,9 @@ impl Progress {
         self.caught_up
     }
 
-    /// As `/api/status` shows it.
-    pub fn status(&self) -> SourceStatus {
-        let watermark =
-            self.newest_event_ms.and_then(|ms| DateTime::from_timestamp_millis(ms - self.watermark_delay_ms));
+    /// As `/api/status` shows it. `watermark`: in nanoseconds since 1970.
+    pub fn status(&self, watermark: Option<i64>) -> SourceStatus {
+        let watermark = watermark.map(DateTime::from_timestamp_nanos);
         SourceStatus {
             lag: self.offsets.values().map(|(next, end)| (end - next).max(0) as u64).sum(),
             rate_per_s: self.rate_per_s(),
@@ -160,6 +148,7 @@ impl Status {
             batches: BatchStatus::default(),
             reference_tables: Vec::new(),
             state_bytes: 0,
+            state_bytes_by_view: BTreeMap::new(),
             published_at: Instant::now(),
         }
     }

@@ -35,10 +35,12 @@ pub struct ViewInfo {
     pub schema: SchemaRef,
     /// Columns that tell its rows apart; empty: a row is known by all its columns.
     pub key: Vec<String>,
-    /// Output mode: `update`.
+    /// Output mode: `update`, `complete` or `append`.
     pub mode: &'static str,
     /// Topic that receives its changelog.
     pub topic: Option<String>,
+    /// How it is kept up to date, for people: its plan below, state and finishing plan.
+    pub plan: String,
 }
 
 /// One view's rows as of a micro-batch.
@@ -111,8 +113,10 @@ pub struct Status {
     pub batches: BatchStatus,
     /// The Postgres tables held in memory.
     pub reference_tables: Vec<ReferenceStatus>,
-    /// Bytes of the incremental aggregates and the views' rows.
+    /// Bytes of the primary keys that were seen, of the views' state and of their rows.
     pub state_bytes: usize,
+    /// Of each view, bytes of its state, shared with other views or not, and of its rows.
+    pub state_bytes_by_view: BTreeMap<String, usize>,
     #[serde(skip)]
     /// When this was published, to judge whether the engine is alive.
     pub published_at: Instant,
@@ -133,11 +137,14 @@ pub struct SourceStatus {
     pub rejected: u64,
     /// Those by the rule's name, for example `foreign_key(candidate_id)` or `json`.
     pub rejected_by_reason: BTreeMap<String, u64>,
+    /// Counted messages that came too late for a group of a view, by view: the others counted them.
+    pub late_by_view: BTreeMap<String, u64>,
     /// Messages that are in the topic and not read yet.
     pub lag: u64,
     /// Messages read per second, over the last seconds.
     pub rate_per_s: f64,
-    /// Newest event time less the source's delay, RFC 3339; absent without an event time.
+    /// Up to when the source is complete, RFC 3339: its newest event time less its delay, of the partition
+    /// that is furthest behind. Absent without a `watermark` option.
     pub watermark: Option<String>,
     /// Where the topic that receives rejected messages is, if there is one.
     pub dead_letter_topic: Option<String>,

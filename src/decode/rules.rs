@@ -89,7 +89,7 @@ impl RuleSet {
     }
 
     /// The rows that keep every rule, and of the others the first rule that each breaks.
-    pub fn judge(&mut self, decoded: Decoded, keys: &dyn ForeignKeys) -> Result<(RecordBatch, Vec<Reject>)> {
+    pub fn judge(&mut self, decoded: Decoded, keys: &dyn ForeignKeys) -> Result<(Decoded, Vec<Reject>)> {
         let Decoded { mut rows, mut messages } = decoded;
         let mut rejects = Vec::new();
         for compiled in &self.rules {
@@ -127,7 +127,7 @@ impl RuleSet {
             messages = kept.iter().map(|i| messages[*i as usize]).collect();
             rows = take_record_batch(&rows, &UInt32Array::from(kept))?;
         }
-        Ok((rows, rejects))
+        Ok((Decoded { rows, messages }, rejects))
     }
 
     /// Bytes held for the primary keys.

@@ -131,7 +131,8 @@ async fn judge(messages: &[String], size: usize) -> (Vec<String>, Vec<String>) {
     for part in messages.chunks(size) {
         let payloads: Vec<_> = part.iter().map(|message| Some(message.as_bytes())).collect();
         let (decoded, _) = decoder.decode(&payloads).unwrap();
-        let (rows, mut rejects) = rules.judge(decoded, &Candidates).unwrap();
+        let (judged, mut rejects) = rules.judge(decoded, &Candidates).unwrap();
+        let rows = judged.rows;
         counted.extend(rows.column(0).as_string::<i32>().iter().flatten().map(String::from));
         rejects.sort_by_key(|reject| reject.message);
         broken.extend(rejects.into_iter().map(|reject| reject.rule));

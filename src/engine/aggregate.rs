@@ -4,192 +4,244 @@
 //! The states are DataFusion's own (`GroupsAccumulator::state`), so whatever it can aggregate in two
 //! phases, it can aggregate here: the old states of the touched groups are merged, the new rows added.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions, UInt32Array};
-use arrow::compute::{cast, take};
-use arrow::datatypes::SchemaRef;
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions, UInt32Array};
+use arrow::compute::{cast, concat, filter_record_batch, take};
+use arrow::datatypes::{Int64Type, SchemaRef, UInt32Type};
+use async_trait::async_trait;
 use datafusion::common::{internal_err, plan_err};
 use datafusion::error::Result;
 use datafusion::execution::TaskContext;
 use datafusion::logical_expr::{EmitTo, GroupsAccumulator};
 use datafusion::physical_expr::GroupsAccumulatorAdapter;
-use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
+use datafusion::physical_expr::aggregate::{AggregateExprBuilder, AggregateFunctionExpr};
 use datafusion::physical_plan::aggregates::group_values::{GroupValues, new_group_values};
 use datafusion::physical_plan::aggregates::order::GroupOrdering;
 use datafusion::physical_plan::aggregates::{
     AggregateExec, AggregateMode, PhysicalGroupBy, aggregate_expressions, evaluate_group_by, evaluate_many,
 };
-use datafusion::physical_plan::execution_plan::reset_plan_states;
-use datafusion::physical_plan::joins::HashJoinExec;
-use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr, collect};
+use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr};
 
-use super::slot::{Kind, SlotExec};
+use super::below::Below;
+use super::bound::{Bound, SessionKeys};
+use super::dedup::Dedup;
+use super::node::{Delta, Node};
+use super::session_groups::SessionGroups;
+use super::slot::{FINAL_UNTIL, ROW, empty};
 use super::store::Store;
+use super::watermark::nanoseconds;
+use crate::error;
 
 const UNTOUCHED: u32 = u32::MAX;
+/// Fewer dead groups than this are not worth a rebuild.
+const DEAD_MIN: usize = 1024;
+/// Functions whose state is every value that they have seen.
+const GROWING: [&str; 6] =
+    ["array_agg", "median", "percentile_cont", "string_agg", "nth_value", "quantile_cont"];
 
-/// The groups that a micro-batch changed. Both batches have the aggregate's columns (`c0, c1, …`).
-#[derive(Debug)]
-pub struct Delta {
-    /// Their rows before, of the groups that existed.
-    pub before: RecordBatch,
-    /// Their rows now: those of the groups in `before` first, in the same order.
-    pub after: RecordBatch,
+/// What decides how long a group can change.
+#[derive(Clone, Debug, Default)]
+pub struct Lifetime {
+    /// The key that bounds the event time, where the source has a watermark.
+    pub bound: Option<Bound>,
+    /// The keys of session windows.
+    pub session: Option<SessionKeys>,
 }
 
 /// The groups and states of one aggregate.
 pub struct AggregateState {
-    below: Arc<dyn ExecutionPlan>,
-    reusable: bool,
+    below: Below,
     group_by: Arc<PhysicalGroupBy>,
+    key_schema: SchemaRef,
+    key_columns: usize,
     functions: Vec<Function>,
     arguments: Vec<Vec<Arc<dyn PhysicalExpr>>>,
-    /// Finds a group's id; `None`: all rows are one group.
-    groups: Option<Box<dyn GroupValues>>,
+    groups: Groups,
     /// By group: its key, the states, the results.
     store: Store,
     /// By group: its position among the touched groups, while a batch is applied.
     position: Vec<u32>,
-    key_columns: usize,
+    lifetime: Lifetime,
+    /// Groups by the time when they are final, where that is known.
+    ends: BTreeMap<i64, Vec<u32>>,
+    /// Groups that are final or merged into others; their numbers are not used again until the next rebuild.
+    dead: BTreeSet<u32>,
     schema: SchemaRef,
+}
+
+/// How the group of a row is found.
+enum Groups {
+    /// All rows are one group.
+    One,
+    ByKey(Box<dyn GroupValues>),
+    BySession(SessionGroups),
 }
 
 struct Function {
     expr: Arc<AggregateFunctionExpr>,
     filter: Option<Arc<dyn PhysicalExpr>>,
     state_columns: usize,
+    /// For DISTINCT: the values that each group has seen; `expr` is then the plain function.
+    dedup: Option<Dedup>,
 }
 
 impl AggregateState {
     /// Takes over what `plan` would compute; `schema` is that of its rows in the finishing plan.
-    pub fn new(plan: &Arc<dyn ExecutionPlan>, schema: SchemaRef) -> Result<Self> {
-        let Some(exec) = plan.downcast_ref::<AggregateExec>() else {
-            return plan_err!("{} where an aggregate was expected", plan.name());
-        };
-        if !matches!(exec.mode(), AggregateMode::Single | AggregateMode::SinglePartitioned)
-            || exec.group_expr().has_grouping_set()
-        {
-            return plan_err!(
-                "GROUPING SETS, ROLLUP and CUBE are not known yet; write one view for each grouping"
-            );
-        }
+    pub fn new(plan: &Arc<dyn ExecutionPlan>, schema: SchemaRef, lifetime: Lifetime) -> Result<Self> {
+        let exec = own_rows(plan)?;
         let group_by = PhysicalGroupBy::clone(exec.group_expr());
         let input = exec.input().schema();
+        let key_schema = group_by.group_schema(&input)?;
+        let key_columns = key_schema.fields().len();
+        let groups = match &lifetime.session {
+            Some(_) if group_by.has_grouping_set() => {
+                return plan_err!("session windows can't be grouped by GROUPING SETS, ROLLUP or CUBE");
+            }
+            Some(keys) => Groups::BySession(SessionGroups::new(keys.clone(), &key_schema)?),
+            None if key_columns == 0 => Groups::One,
+            None => Groups::ByKey(new_group_values(Arc::clone(&key_schema), &GroupOrdering::None)?),
+        };
+        let dedups = !matches!(groups, Groups::BySession(_));
         let functions = exec
             .aggr_expr()
             .iter()
             .zip(exec.filter_expr())
-            .map(|(expr, filter)| {
-                let state_columns = expr.state_fields()?.len();
-                Ok(Function { expr: Arc::clone(expr), filter: filter.clone(), state_columns })
-            })
+            .map(|(expr, filter)| Function::new(expr, filter.clone(), &input, dedups))
             .collect::<Result<Vec<_>>>()?;
-        let key_schema = group_by.group_schema(&input)?;
-        let key_columns = key_schema.fields().len();
-        let groups =
-            if key_columns == 0 { None } else { Some(new_group_values(key_schema, &GroupOrdering::None)?) };
+        let exprs: Vec<_> = functions.iter().map(|function| Arc::clone(&function.expr)).collect();
         let mut state = AggregateState {
-            below: Arc::clone(exec.input()),
-            reusable: is_reusable(exec.input()),
-            arguments: aggregate_expressions(exec.aggr_expr(), &AggregateMode::Partial, 0)?,
+            below: Below::new(Arc::clone(exec.input())),
+            arguments: aggregate_expressions(&exprs, &AggregateMode::Partial, 0)?,
             group_by: Arc::new(group_by),
+            key_schema,
+            key_columns,
             functions,
             groups,
             store: Store::default(),
             position: Vec::new(),
-            key_columns,
+            lifetime,
+            ends: BTreeMap::new(),
+            dead: BTreeSet::new(),
             schema,
         };
-        if state.groups.is_none() {
+        if let Groups::One = state.groups {
             // COUNT(*) over no row is a row with 0.
             state.accumulate(&RecordBatch::new_empty(input))?;
         }
         Ok(state)
     }
 
-    #[cfg(test)]
-    /// Whether the plan below keeps its hash tables of reference tables from one micro-batch to the next.
-    pub fn keeps_lookups(&self) -> bool {
-        self.reusable
-    }
-
-    /// Runs the part below on the micro-batch that the stream's slot holds, and adds its rows.
-    pub async fn apply(&mut self, context: Arc<TaskContext>) -> Result<Delta> {
-        if !self.reusable {
-            self.reset()?;
-        }
-        let batches = collect(Arc::clone(&self.below), context).await?;
-        let rows = arrow::compute::concat_batches(&self.below.schema(), &batches)?;
-        self.accumulate(&rows)
-    }
-
-    /// Forgets what the plan below has cached of the reference tables.
-    pub fn reset(&mut self) -> Result<()> {
-        self.below = reset_plan_states(Arc::clone(&self.below))?;
-        Ok(())
-    }
-
-    /// The rows of all groups, in the order in which they were first seen.
-    pub fn rows(&self) -> Result<RecordBatch> {
-        self.output(self.store.read_all()?, self.store.len())
-    }
-
-    /// Bytes held for the groups.
-    pub fn bytes(&self) -> usize {
-        let groups = self.groups.as_ref().map_or(0, |groups| groups.size());
-        self.store.bytes() + groups + self.position.len() * size_of::<u32>()
-    }
-
     fn accumulate(&mut self, rows: &RecordBatch) -> Result<Delta> {
-        let keys = evaluate_group_by(&self.group_by, rows)?.into_iter().next().unwrap_or_default();
-        let touched = self.touch(&keys, rows.num_rows())?;
-        let old = &touched.groups[..touched.old];
-        let before = if old.is_empty() { Vec::new() } else { self.store.read(old)? };
-        // An accumulator takes every group up to the number it is told for seen: the old ones come first.
-        let old_positions: Vec<usize> = (0..touched.old).collect();
+        let sets = evaluate_group_by(&self.group_by, rows)?;
+        let (rows, sets, late) = self.take_late_out(rows, sets)?;
+        let keys = one_after_another(&sets)?;
+        let touched = self.touch(&keys, rows.num_rows() * sets.len().max(1), &rows)?;
+        let before =
+            if touched.old.is_empty() { Vec::new() } else { self.store.read(&touched.old)? };
 
         let first_rows = UInt32Array::from(touched.first_rows);
         let mut columns =
             keys.iter().map(|key| Ok(take(key, &first_rows, None)?)).collect::<Result<Vec<_>>>()?;
+        if let Groups::BySession(sessions) = &self.groups {
+            sessions.set_windows(&mut columns, &touched.groups, &self.key_schema)?;
+        }
+        let count = touched.groups.len();
+        let everyone: Vec<usize> = (0..count).collect();
         let mut results = Vec::with_capacity(self.functions.len());
-        let arguments = evaluate_many(&self.arguments, rows)?;
-        for (function, arguments) in self.functions.iter().zip(&arguments) {
-            let count = touched.groups.len();
+        let arguments = evaluate_many(&self.arguments, &rows)?;
+        for (function, arguments) in self.functions.iter_mut().zip(&arguments) {
             let mut accumulator = function.accumulator()?;
             if !before.is_empty() {
                 let states = &before[columns.len()..columns.len() + function.state_columns];
-                accumulator.merge_batch(states, &old_positions, touched.old)?;
+                // An accumulator takes every group up to the number it is told for seen: the old ones come first.
+                accumulator.merge_batch(states, &touched.old_positions, touched.with_old)?;
             }
-            let filter = function.evaluate_filter(rows)?;
-            accumulator.update_batch(arguments, &touched.positions, filter.as_ref(), count)?;
+            let filter = function.evaluate_filter(&rows)?;
+            for set in touched.positions.chunks(rows.num_rows().max(1)) {
+                let filter = match &mut function.dedup {
+                    Some(dedup) => Some(dedup.first_seen(set, &touched.groups, arguments, filter.as_ref())?),
+                    None => filter.clone(),
+                };
+                accumulator.update_batch(arguments, set, filter.as_ref(), count)?;
+            }
+            if touched.positions.is_empty() {
+                // Without a filter an accumulator takes the group for seen, and answers 0 where NULL is right.
+                let none = BooleanArray::from(Vec::<bool>::new());
+                accumulator.update_batch(arguments, &[], Some(&none), count)?;
+            }
             let states = accumulator.state(EmitTo::All)?;
             // `state` has emptied the accumulator: what was kept is what is evaluated.
-            let all: Vec<usize> = (0..count).collect();
             let mut result = function.accumulator()?;
-            result.merge_batch(&states, &all, count)?;
+            result.merge_batch(&states, &everyone, count)?;
             results.push(result.evaluate(EmitTo::All)?);
             columns.extend(states);
         }
         columns.extend(results);
         let delta = Delta {
-            before: self.output(before, touched.old)?,
-            after: self.output(columns.clone(), touched.groups.len())?,
+            before: self.output(&before, touched.old.len())?,
+            after: self.output(&columns, count)?,
+            late,
         };
+        self.note_ends(&touched.groups, &columns)?;
         self.store.write(touched.groups, columns)?;
+        self.dead.extend(touched.merged);
         Ok(delta)
     }
 
+    /// The rows whose groups are not final, and the positions of the others in the micro-batch.
+    #[allow(clippy::type_complexity, reason = "a batch, its keys by grouping set, and positions")]
+    fn take_late_out(
+        &self,
+        rows: &RecordBatch,
+        sets: Vec<Vec<ArrayRef>>,
+    ) -> Result<(RecordBatch, Vec<Vec<ArrayRef>>, Vec<u32>)> {
+        let (Some(bound), [keys], Some(final_until)) =
+            (self.lifetime.bound, sets.as_slice(), rows.column_by_name(FINAL_UNTIL))
+        else {
+            return Ok((rows.clone(), sets, Vec::new()));
+        };
+        let final_until = final_until.as_primitive::<Int64Type>();
+        let ends = nanoseconds(&keys[bound.key])?;
+        let is_late = |row: usize| {
+            let known = ends.is_valid(row) && final_until.is_valid(row);
+            known && ends.value(row).saturating_add(bound.after) <= final_until.value(row)
+        };
+        let late: Vec<usize> = (0..rows.num_rows()).filter(|row| is_late(*row)).collect();
+        if late.is_empty() {
+            return Ok((rows.clone(), sets, Vec::new()));
+        }
+        let keep = BooleanArray::from_iter((0..rows.num_rows()).map(|row| Some(!is_late(row))));
+        let kept = filter_record_batch(rows, &keep)?;
+        let sets = evaluate_group_by(&self.group_by, &kept)?;
+        let Some(position) = rows.column_by_name(ROW) else { return internal_err!("column {ROW} is not held") };
+        let position = position.as_primitive::<UInt32Type>();
+        let late = late.into_iter().map(|row| position.value(row)).collect();
+        Ok((kept, sets, late))
+    }
+
     /// Finds the group of each row.
-    fn touch(&mut self, keys: &[ArrayRef], rows: usize) -> Result<Touched> {
+    fn touch(&mut self, keys: &[ArrayRef], rows: usize, batch: &RecordBatch) -> Result<Touched> {
         let known = self.store.len();
-        let Some(groups) = &mut self.groups else {
-            return Ok(Touched {
-                groups: vec![0],
-                old: known.min(1),
-                first_rows: vec![0],
-                positions: vec![0; rows],
-            });
+        let groups = match &mut self.groups {
+            Groups::One => {
+                let old: Vec<u32> = if known == 0 { vec![] } else { vec![0] };
+                return Ok(Touched {
+                    groups: vec![0],
+                    old_positions: vec![0; old.len()],
+                    with_old: old.len(),
+                    old,
+                    merged: Vec::new(),
+                    first_rows: vec![0],
+                    positions: vec![0; rows],
+                });
+            }
+            Groups::BySession(sessions) => {
+                let final_until = batch.column_by_name(FINAL_UNTIL).map(|column| column.as_primitive::<Int64Type>());
+                return sessions.touch(keys, rows, known as u32, final_until);
+            }
+            Groups::ByKey(groups) => groups,
         };
         let mut ids = Vec::with_capacity(rows);
         groups.intern(keys, &mut ids)?;
@@ -214,13 +266,82 @@ impl AggregateState {
         for group in &touched {
             self.position[*group as usize] = UNTOUCHED;
         }
-        Ok(Touched { groups: touched, old, first_rows, positions })
+        Ok(Touched {
+            old: touched[..old].to_vec(),
+            old_positions: (0..old).collect(),
+            with_old: old,
+            merged: Vec::new(),
+            groups: touched,
+            first_rows,
+            positions,
+        })
+    }
+
+    /// Remembers when new groups are final.
+    fn note_ends(&mut self, groups: &[u32], columns: &[ArrayRef]) -> Result<()> {
+        let Some(bound) = self.lifetime.bound else { return Ok(()) };
+        let known = self.store.len() as u32;
+        let values = nanoseconds(&columns[bound.key])?;
+        for (i, group) in groups.iter().enumerate().filter(|(_, group)| **group >= known) {
+            let end = match &self.groups {
+                Groups::BySession(sessions) => sessions.end(*group),
+                _ => values.is_valid(i).then(|| values.value(i).saturating_add(bound.after)),
+            };
+            if let Some(end) = end {
+                self.ends.entry(end).or_default().push(*group);
+            }
+        }
+        Ok(())
+    }
+
+    /// Numbers the living groups anew, once most of the store is dead.
+    fn rebuild(&mut self) -> Result<()> {
+        if self.dead.len() < DEAD_MIN || self.dead.len() * 2 < self.store.len() {
+            return Ok(());
+        }
+        let living = self.living();
+        let columns = self.store.read(&living)?;
+        let mut number = vec![UNTOUCHED; self.store.len()];
+        for (new, old) in living.iter().enumerate() {
+            number[*old as usize] = new as u32;
+        }
+        if let Groups::ByKey(groups) = &mut self.groups {
+            let mut anew = new_group_values(Arc::clone(&self.key_schema), &GroupOrdering::None)?;
+            if !living.is_empty() {
+                anew.intern(&columns[..self.key_columns], &mut Vec::new())?;
+            }
+            *groups = anew;
+        }
+        if let Groups::BySession(sessions) = &mut self.groups {
+            sessions.renumber(&number);
+        }
+        for function in &mut self.functions {
+            if let Some(dedup) = &mut function.dedup {
+                dedup.renumber(&number)?;
+            }
+        }
+        for groups in self.ends.values_mut() {
+            groups.retain_mut(|group| {
+                *group = number[*group as usize];
+                *group != UNTOUCHED
+            });
+        }
+        self.ends.retain(|_, groups| !groups.is_empty());
+        self.store = Store::default();
+        self.store.write((0..living.len() as u32).collect(), columns)?;
+        self.position = Vec::new();
+        self.dead.clear();
+        Ok(())
+    }
+
+    fn living(&self) -> Vec<u32> {
+        (0..self.store.len() as u32).filter(|group| !self.dead.contains(group)).collect()
     }
 
     /// Keys and results, without the states between them.
-    fn output(&self, columns: Vec<ArrayRef>, rows: usize) -> Result<RecordBatch> {
+    fn output(&self, columns: &[ArrayRef], rows: usize) -> Result<RecordBatch> {
         if columns.is_empty() {
-            return Ok(RecordBatch::new_empty(Arc::clone(&self.schema)));
+            return Ok(empty(&self.schema));
         }
         let results = columns.len() - self.functions.len();
         let kept = columns[..self.key_columns].iter().chain(&columns[results..]);
@@ -233,18 +354,159 @@ impl AggregateState {
     }
 }
 
-struct Touched {
-    /// Ids of the touched groups, each once: those that existed first.
-    groups: Vec<u32>,
-    /// How many existed.
-    old: usize,
-    /// Of each, its first row in the batch.
-    first_rows: Vec<u32>,
+#[async_trait]
+impl Node for AggregateState {
+    async fn apply(&mut self, context: Arc<TaskContext>) -> error::Result<Delta> {
+        let rows = self.below.run(context).await?;
+        Ok(self.accumulate(&rows)?)
+    }
+
+    fn evict(&mut self, final_until: i64) -> error::Result<Option<RecordBatch>> {
+        if self.ends.first_key_value().is_none_or(|(end, _)| *end > final_until) {
+            return Ok(None);
+        }
+        let later = match final_until.checked_add(1) {
+            Some(next) => self.ends.split_off(&next),
+            None => BTreeMap::new(),
+        };
+        let ended = std::mem::replace(&mut self.ends, later);
+        let ended: Vec<u32> = ended.into_values().flatten().filter(|group| !self.dead.contains(group)).collect();
+        if ended.is_empty() {
+            return Ok(None);
+        }
+        let rows = self.output(&self.store.read(&ended)?, ended.len())?;
+        if let Groups::BySession(sessions) = &mut self.groups {
+            sessions.remove(&ended);
+        }
+        self.dead.extend(ended);
+        self.rebuild()?;
+        Ok(Some(rows))
+    }
+
+    fn rows(&self) -> Result<RecordBatch> {
+        if self.dead.is_empty() {
+            return self.output(&self.store.read_all()?, self.store.len());
+        }
+        let living = self.living();
+        if living.is_empty() {
+            return Ok(empty(&self.schema));
+        }
+        self.output(&self.store.read(&living)?, living.len())
+    }
+
+    fn reset(&mut self) -> Result<()> {
+        self.below.reset()
+    }
+
+    fn bytes(&self) -> usize {
+        let groups = match &self.groups {
+            Groups::One => 0,
+            Groups::ByKey(groups) => groups.size(),
+            Groups::BySession(sessions) => sessions.bytes(),
+        };
+        let dedups: usize =
+            self.functions.iter().filter_map(|function| function.dedup.as_ref()).map(Dedup::bytes).sum();
+        self.store.bytes() + groups + dedups + self.position.len() * size_of::<u32>()
+    }
+
+    fn bounds_time(&self) -> bool {
+        self.lifetime.bound.is_some()
+    }
+
+    fn describe(&self) -> String {
+        let mut text = match (&self.groups, self.lifetime.bound) {
+            (Groups::One, _) => "one group".to_string(),
+            (Groups::BySession(_), None) => "sessions, kept for ever: the source has no watermark".into(),
+            (Groups::BySession(_), Some(_)) => "sessions, until the watermark passes their end".into(),
+            (Groups::ByKey(_), None) => "by group".into(),
+            (Groups::ByKey(_), Some(_)) => "by group, until the watermark passes the group's end".into(),
+        };
+        for function in &self.functions {
+            let name = function.expr.fun().name();
+            if function.dedup.is_some() {
+                text += &format!("; {}(DISTINCT) keeps each value of a group once", name);
+            } else if function.expr.is_distinct() || GROWING.contains(&name) {
+                text += &format!("; {name} keeps every value: its state grows with history, up to state_bytes_max");
+            }
+        }
+        text
+    }
+
+    #[cfg(test)]
+    fn keeps_lookups(&self) -> bool {
+        self.below.keeps_lookups()
+    }
+}
+
+/// The operator that reads the rows: GROUPING SETS are planned in two steps, all else in one.
+fn own_rows(plan: &Arc<dyn ExecutionPlan>) -> Result<&AggregateExec> {
+    let Some(exec) = plan.downcast_ref::<AggregateExec>() else {
+        return plan_err!("{} where an aggregate was expected", plan.name());
+    };
+    match exec.mode() {
+        AggregateMode::Single | AggregateMode::SinglePartitioned | AggregateMode::Partial => Ok(exec),
+        _ => own_rows(exec.input()),
+    }
+}
+
+/// The keys of all grouping sets: first those of the first set, of every row, and so on.
+fn one_after_another(sets: &[Vec<ArrayRef>]) -> Result<Vec<ArrayRef>> {
+    let Some(first) = sets.first() else { return Ok(Vec::new()) };
+    if sets.len() == 1 {
+        return Ok(first.clone());
+    }
+    let column = |i: usize| {
+        let parts: Vec<&dyn Array> = sets.iter().map(|set| set[i].as_ref()).collect();
+        Ok(concat(&parts)?)
+    };
+    (0..first.len()).map(column).collect()
+}
+
+/// The groups that a micro-batch touches.
+#[derive(Debug)]
+pub struct Touched {
+    /// Their numbers, each once: those with an old state first.
+    pub groups: Vec<u32>,
+    /// Numbers of the groups whose states go into them, …
+    pub old: Vec<u32>,
+    /// … and into which: positions in `groups`.
+    pub old_positions: Vec<usize>,
+    /// How many of `groups` have an old state.
+    pub with_old: usize,
+    /// Numbers of groups that are no more.
+    pub merged: Vec<u32>,
+    /// Of each group, its first row in the batch.
+    pub first_rows: Vec<u32>,
     /// Of each row, its group's position in `groups`.
-    positions: Vec<usize>,
+    pub positions: Vec<usize>,
 }
 
 impl Function {
+    fn new(
+        expr: &Arc<AggregateFunctionExpr>,
+        filter: Option<Arc<dyn PhysicalExpr>>,
+        input: &SchemaRef,
+        dedups: bool,
+    ) -> Result<Self> {
+        let arguments = expr.expressions();
+        let plain = ["count", "sum", "avg"].contains(&expr.fun().name());
+        if dedups && expr.is_distinct() && plain && expr.order_bys().is_empty() && arguments.len() == 1 {
+            let data_type = arguments[0].data_type(input)?;
+            let same = AggregateExprBuilder::new(Arc::new(expr.fun().clone()), arguments)
+                .schema(Arc::clone(input))
+                .alias(expr.name())
+                .build()?;
+            return Ok(Function {
+                state_columns: same.state_fields()?.len(),
+                expr: Arc::new(same),
+                filter,
+                dedup: Some(Dedup::new(data_type)?),
+            });
+        }
+        let state_columns = expr.state_fields()?.len();
+        Ok(Function { expr: Arc::clone(expr), filter, state_columns, dedup: None })
+    }
+
     fn accumulator(&self) -> Result<Box<dyn GroupsAccumulator>> {
         if self.expr.groups_accumulator_supported() {
             return self.expr.create_groups_accumulator();
@@ -254,28 +516,8 @@ impl Function {
     }
 
     fn evaluate_filter(&self, rows: &RecordBatch) -> Result<Option<BooleanArray>> {
-        if rows.num_rows() == 0 {
-            // Without a filter an accumulator takes the group for seen, and answers 0 where NULL is right.
-            return Ok(Some(BooleanArray::from(Vec::<bool>::new())));
-        }
         let Some(filter) = &self.filter else { return Ok(None) };
         let keep = filter.evaluate(rows)?.into_array(rows.num_rows())?;
         Ok(Some(keep.as_boolean().clone()))
     }
-}
-
-/// Whether the plan may run again without a reset: true if all that it caches is a hash table of
-/// reference rows. A join that cached rows of the stream would go on with old ones, silently.
-fn is_reusable(plan: &Arc<dyn ExecutionPlan>) -> bool {
-    let children = plan.children();
-    let caches_reference_only = match children.as_slice() {
-        [build, _] => plan.is::<HashJoinExec>() && !reads_stream(build),
-        _ => true,
-    };
-    caches_reference_only && children.into_iter().all(is_reusable)
-}
-
-fn reads_stream(plan: &Arc<dyn ExecutionPlan>) -> bool {
-    plan.downcast_ref::<SlotExec>().is_some_and(|scan| scan.kind() == Kind::Stream)
-        || plan.children().into_iter().any(reads_stream)
 }

@@ -16,11 +16,16 @@ use datafusion::sql::sqlparser::ast::{
 };
 use datafusion::sql::sqlparser::tokenizer::Span;
 
+use super::held::Hold;
+use super::watermark::MILLISECOND;
 use crate::error::{Error, Result};
 use crate::queries::QueryFile;
 
-const SOURCE_OPTIONS: [&str; 4] = ["format", "event_time", "watermark", "dead_letter_topic"];
-const VIEW_OPTIONS: [&str; 3] = ["topic", "key", "mode"];
+const SOURCE_OPTIONS: [&str; 5] =
+    ["format", "event_time", "watermark", "allowed_lateness", "dead_letter_topic"];
+const VIEW_OPTIONS: [&str; 6] = ["topic", "key", "mode", "hold_rows", "hold_for", "ring_rows"];
+/// Newest rows of an append view that stay readable, unless it says otherwise.
+const RING_ROWS: usize = 10_000;
 
 /// Where a statement stands.
 #[derive(Clone, Debug)]
@@ -101,10 +106,46 @@ pub struct SourceDef {
     pub rules: Vec<Rule>,
     /// The column that says when the event happened.
     pub event_time: Option<String>,
-    /// How far the watermark stays behind the newest event time, in milliseconds.
-    pub watermark_delay_ms: i64,
+    /// How far the watermark stays behind the newest event time, in milliseconds; without it there is no
+    /// watermark, and nothing is ever final.
+    pub watermark_delay_ms: Option<i64>,
+    /// How much longer a group takes rows after the watermark has passed its end, in milliseconds.
+    pub allowed_lateness_ms: i64,
     /// Topic for the messages that break a rule.
     pub dead_letter_topic: Option<String>,
+}
+
+/// A declared reference table: for `tally check` and `tally replay`, which ask no Postgres.
+#[derive(Clone, Debug)]
+pub struct TableDef {
+    /// Its name in SQL.
+    pub name: String,
+    /// Where it is declared.
+    pub place: Place,
+    /// Its columns.
+    pub schema: SchemaRef,
+}
+
+/// When a view's rows are written, and which.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// The rows that changed, after each micro-batch.
+    Update,
+    /// All rows, after each micro-batch that changed one.
+    Complete,
+    /// Each row once, when it is final.
+    Append,
+}
+
+impl Mode {
+    /// As written in `queries/`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Mode::Update => "update",
+            Mode::Complete => "complete",
+            Mode::Append => "append",
+        }
+    }
 }
 
 /// A declared view.
@@ -114,14 +155,20 @@ pub struct ViewDef {
     pub name: String,
     /// Where it is declared.
     pub place: Place,
-    /// The statement's query.
+    /// The statement's query, with window functions in FROM as they stand there.
     pub query: Statement,
     /// Kept up to date and served; otherwise only a name for a query.
     pub materialized: bool,
     /// Topic that receives its changelog.
     pub topic: Option<String>,
-    /// Columns that tell its rows apart.
+    /// Columns that tell its rows apart, as declared.
     pub key: Vec<String>,
+    /// When rows are written; `None`: as its query suggests.
+    pub mode: Option<Mode>,
+    /// How many rows of streams it may hold, and for how long.
+    pub hold: Option<Hold>,
+    /// Newest rows that stay readable, if it is an append view without state.
+    pub ring_rows: usize,
 }
 
 /// All that `queries/` declares.
@@ -131,6 +178,8 @@ pub struct Catalog {
     pub sources: BTreeMap<String, SourceDef>,
     /// By name.
     pub views: BTreeMap<String, ViewDef>,
+    /// By name.
+    pub tables: BTreeMap<String, TableDef>,
 }
 
 impl Catalog {
@@ -160,6 +209,13 @@ impl Catalog {
         match statement {
             Statement::CreateExternalTable(table) => {
                 let place = Place::at(file, name_span(&table.name));
+                if !table.unbounded {
+                    let name = bare_name(&table.name, &place)?;
+                    let schema = schema(&table, session, &place).await?;
+                    self.unique(&name, &place)?;
+                    self.tables.insert(name.clone(), TableDef { name, place, schema });
+                    return Ok(());
+                }
                 let source = source(place, table, session).await?;
                 self.unique(&source.name, &source.place)?;
                 self.sources.insert(source.name.clone(), source);
@@ -183,6 +239,7 @@ impl Catalog {
     fn unique(&self, name: &str, place: &Place) -> Result<()> {
         let other =
             self.sources.get(name).map(|s| &s.place).or_else(|| self.views.get(name).map(|v| &v.place));
+        let other = other.or_else(|| self.tables.get(name).map(|t| &t.place));
         match other {
             Some(other) => Err(place.error(format!(
                 "`{name}` is declared already, in {}:{}; give one of them another name",
@@ -222,7 +279,7 @@ fn name_span(name: &ObjectName) -> Span {
 }
 
 /// An unquoted identifier is lower-cased, as DataFusion does.
-fn normalize(ident: &Ident) -> String {
+pub fn normalize(ident: &Ident) -> String {
     if ident.quote_style.is_some() { ident.value.clone() } else { ident.value.to_lowercase() }
 }
 
@@ -241,7 +298,7 @@ fn bare_name(name: &ObjectName, place: &Place) -> Result<String> {
 
 async fn source(place: Place, table: CreateExternalTable, session: &SessionState) -> Result<SourceDef> {
     let name = bare_name(&table.name, &place)?;
-    if !table.unbounded || !table.file_type.eq_ignore_ascii_case("KAFKA") {
+    if !table.file_type.eq_ignore_ascii_case("KAFKA") {
         return Err(
             place.error("a source is a CREATE UNBOUNDED EXTERNAL TABLE … STORED AS KAFKA LOCATION 'topic'")
         );
@@ -290,14 +347,20 @@ async fn source(place: Place, table: CreateExternalTable, session: &SessionState
             return Err(place.error(format!("event_time '{time}' is {data_type}; it must be a TIMESTAMP")));
         }
     }
-    let watermark_delay_ms = match options.get("watermark") {
-        Some(_) if event_time.is_none() => {
-            return Err(place.error("'watermark' needs 'event_time', the column it follows"));
-        }
-        Some(text) => duration_ms(text)
-            .ok_or_else(|| place.error(format!("watermark '{text}' is no duration such as '1 minute'")))?,
-        None => 0,
+    let duration = |option: &str| match options.get(option) {
+        Some(text) => match duration_ms(text) {
+            Some(duration) => Ok(Some(duration)),
+            None => Err(place.error(format!("{option} '{text}' is no duration such as '1 minute'"))),
+        },
+        None => Ok(None),
     };
+    let (watermark_delay_ms, allowed_lateness_ms) = (duration("watermark")?, duration("allowed_lateness")?);
+    if watermark_delay_ms.is_some() && event_time.is_none() {
+        return Err(place.error("'watermark' needs 'event_time', the column it follows"));
+    }
+    if allowed_lateness_ms.is_some() && watermark_delay_ms.is_none() {
+        return Err(place.error("'allowed_lateness' needs 'watermark', which it adds to"));
+    }
     Ok(SourceDef {
         name,
         schema,
@@ -305,6 +368,7 @@ async fn source(place: Place, table: CreateExternalTable, session: &SessionState
         rules,
         event_time,
         watermark_delay_ms,
+        allowed_lateness_ms: allowed_lateness_ms.unwrap_or(0),
         dead_letter_topic: options.remove("dead_letter_topic"),
         place,
     })
@@ -422,8 +486,12 @@ fn view(place: Place, view: CreateView) -> Result<ViewDef> {
         materialized: view.materialized,
         topic: None,
         key: Vec::new(),
+        mode: None,
+        hold: None,
+        ring_rows: RING_ROWS,
         place,
     };
+    let mut hold_for = None;
     let options = match &view.options {
         CreateTableOptions::None => &[][..],
         CreateTableOptions::With(options) => options,
@@ -444,19 +512,39 @@ fn view(place: Place, view: CreateView) -> Result<ViewDef> {
         match normalize(key).as_str() {
             "topic" => def.topic = Some(value),
             "key" => def.key = value.split(',').map(|column| column.trim().to_string()).collect(),
-            "mode" if value.eq_ignore_ascii_case("update") => {}
             "mode" => {
-                return Err(def
-                    .place
-                    .error(format!("mode '{value}' is not known; this version knows 'update'")));
+                let modes = [Mode::Update, Mode::Complete, Mode::Append];
+                def.mode = modes.into_iter().find(|mode| value.eq_ignore_ascii_case(mode.as_str()));
+                if def.mode.is_none() {
+                    let reason = format!("mode '{value}' is not known; there are update, complete and append");
+                    return Err(def.place.error(reason));
+                }
             }
+            "hold_rows" => def.hold = Some(Hold { rows: number(&def.place, "hold_rows", &value)?, duration: None }),
+            "ring_rows" => def.ring_rows = number(&def.place, "ring_rows", &value)?,
+            "hold_for" => match duration_ms(&value).filter(|duration| *duration > 0) {
+                Some(duration) => hold_for = Some(duration.saturating_mul(MILLISECOND)),
+                None => return Err(def.place.error(format!("hold_for '{value}' is no duration such as '1 hour'"))),
+            },
             other => {
                 let known = VIEW_OPTIONS.join(", ");
                 return Err(def.place.error(format!("unknown option '{other}'; a view knows {known}")));
             }
         }
     }
+    match &mut def.hold {
+        Some(hold) => hold.duration = hold_for,
+        None if hold_for.is_some() => {
+            return Err(def.place.error("hold_for needs hold_rows, the most rows that may be held"));
+        }
+        None => {}
+    }
     Ok(def)
+}
+
+fn number(place: &Place, option: &str, text: &str) -> Result<usize> {
+    let number = text.replace('_', "").parse().ok().filter(|number| *number > 0);
+    number.ok_or_else(|| place.error(format!("{option} '{text}' is no number of rows such as 1000000")))
 }
 
 fn literal(value: &Value) -> Option<String> {

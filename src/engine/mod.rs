@@ -2,22 +2,33 @@
 //! at a time; what changed in each view goes out as record batches. It does no I/O and reads no clock.
 
 mod aggregate;
+mod below;
+mod bound;
 pub mod catalog;
+mod dedup;
+pub mod held;
+mod node;
 mod plan;
 pub mod session;
+mod session_groups;
 pub mod slot;
 mod split;
 mod store;
 #[cfg(test)]
+mod oracle;
+#[cfg(test)]
 mod tests;
 mod view;
+mod watermark;
+pub mod windows;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
+use arrow::array::{Int64Array, RecordBatch, UInt32Array};
 use arrow::compute::concat_batches;
-use datafusion::common::exec_datafusion_err;
+use arrow::datatypes::{DataType, Field, Schema};
+use datafusion::common::{exec_datafusion_err, internal_datafusion_err};
 use datafusion::execution::TaskContext;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::execution_plan::reset_plan_states;
@@ -25,45 +36,66 @@ use datafusion::physical_plan::{ExecutionPlan, collect};
 use datafusion::prelude::SessionContext;
 use tokio::task::JoinSet;
 
-use self::aggregate::{AggregateState, Delta};
-use self::catalog::Place;
-use self::slot::SlotTable;
-use self::view::ViewRows;
+use self::below::Below;
+use self::catalog::{Mode, Place};
+use self::node::{Delta, Node};
+use self::slot::{FINAL_UNTIL, ROW, SlotTable, TIME};
+use self::split::Reach;
 pub use self::view::{Changelog, Op};
-use crate::error::{Error, Result};
+use self::view::{Ring, ViewRows};
+use self::watermark::Watermark;
+use crate::error::Result;
 use crate::snapshot::{RowSource, ViewInfo};
 
 /// Plans and state of every materialized view.
 pub struct Engine {
     session: SessionContext,
     streams: BTreeMap<String, Arc<SlotTable>>,
+    watermarks: BTreeMap<String, Watermark>,
     references: BTreeMap<String, Arc<SlotTable>>,
     /// Columns of each reference table that a view or a rule reads.
     needed: BTreeMap<String, BTreeSet<String>>,
-    aggregates: Vec<AggregateNode>,
+    nodes: Vec<Stateful>,
     views: Vec<View>,
 }
 
-/// An aggregate that one or more views share.
-struct AggregateNode {
-    /// What it computes, as text: equal aggregates are kept once.
+/// A stateful node that one or more views share.
+struct Stateful {
+    /// What it keeps, as text: equal nodes are kept once.
     fingerprint: String,
+    /// Its plan, for people.
+    below: String,
     streams: Vec<String>,
     references: BTreeSet<String>,
     /// Stands for its rows in finishing plans.
     table: Arc<SlotTable>,
-    state: AggregateState,
+    node: Box<dyn Node>,
+    /// Evicted rows that a finishing plan reads again; none where nobody does.
+    finals: Option<Vec<RecordBatch>>,
 }
 
-/// A view's finishing plan and rows.
+/// A view, and how it follows its nodes.
 struct View {
     info: Arc<ViewInfo>,
     place: Place,
-    finishing: Arc<dyn ExecutionPlan>,
-    row_wise: bool,
-    folded: Vec<(LogicalPlan, Arc<SlotTable>)>,
-    aggregates: Vec<usize>,
     references: BTreeSet<String>,
+    mode: Mode,
+    work: Work,
+}
+
+enum Work {
+    /// There is no state: its rows are those of the micro-batch.
+    Append { below: Below, streams: Vec<String>, ring: Ring },
+    /// Its rows are those of a plan over its nodes.
+    Finish(Finish),
+}
+
+/// A finishing plan and its rows.
+struct Finish {
+    plan: Arc<dyn ExecutionPlan>,
+    reach: Reach,
+    folded: Vec<(LogicalPlan, Arc<SlotTable>)>,
+    nodes: Vec<usize>,
     rows: ViewRows,
     /// Whether the query says in which order its rows are read; otherwise that of the key.
     is_ordered: bool,
@@ -80,6 +112,23 @@ pub struct ViewChange {
     pub changelog: Changelog,
     /// All its rows now.
     pub rows: Arc<dyn RowSource>,
+    /// Whether the view has no state: what it has said it will not say again.
+    pub stateless: bool,
+}
+
+/// What a micro-batch did.
+#[derive(Debug, Default)]
+pub struct Applied {
+    /// Views whose rows may have changed.
+    pub changes: Vec<ViewChange>,
+    /// Rows of the batch, by position, that came after their group of a view was final.
+    pub late: Vec<(u32, String)>,
+}
+
+/// What a micro-batch did to one node.
+struct NodeChange {
+    delta: Delta,
+    evicted: Option<RecordBatch>,
 }
 
 impl Engine {
@@ -93,10 +142,23 @@ impl Engine {
         &self.needed
     }
 
-    /// Bytes of the aggregates' and views' state.
+    /// Bytes of the nodes' state and the views' rows.
     pub fn state_bytes(&self) -> usize {
-        let aggregates: usize = self.aggregates.iter().map(|aggregate| aggregate.state.bytes()).sum();
-        aggregates + self.views.iter().map(|view| view.rows.bytes()).sum::<usize>()
+        self.nodes.iter().map(Stateful::bytes).sum::<usize>() + self.views.iter().map(View::own_bytes).sum::<usize>()
+    }
+
+    /// Of each view, bytes of its rows and of its nodes, which others may share.
+    pub fn state_bytes_by_view(&self) -> BTreeMap<String, usize> {
+        let of = |view: &View| {
+            let nodes: usize = view.nodes().iter().map(|node| self.nodes[*node].bytes()).sum();
+            (view.info.name.clone(), view.own_bytes() + nodes)
+        };
+        self.views.iter().map(of).collect()
+    }
+
+    /// Up to when a source is complete, in nanoseconds since 1970, if it declares a watermark.
+    pub fn watermark(&self, source: &str) -> Option<i64> {
+        self.watermarks.get(source)?.now()
     }
 
     /// Gives a reference table its rows, of the needed columns. [`Engine::refresh`] takes them into use.
@@ -106,12 +168,12 @@ impl Engine {
         }
     }
 
-    /// Recomputes the views that read one of `tables`, from the aggregates as they are. Rows counted
+    /// Recomputes the views that read one of `tables`, from the nodes as they are. Rows counted
     /// before keep the reference rows they met; later rows meet the new ones.
     pub async fn refresh(&mut self, tables: &BTreeSet<String>) -> Result<Vec<ViewChange>> {
-        for aggregate in &mut self.aggregates {
-            if !aggregate.references.is_disjoint(tables) {
-                aggregate.state.reset()?;
+        for node in &mut self.nodes {
+            if !node.references.is_disjoint(tables) {
+                node.node.reset()?;
             }
         }
         let mut changes = Vec::new();
@@ -119,144 +181,289 @@ impl Engine {
             if self.views[i].references.is_disjoint(tables) {
                 continue;
             }
-            for (plan, table) in &self.views[i].folded {
-                let state = self.session.state();
-                let plan = state.query_planner().create_physical_plan(plan, &state).await?;
-                let batches = collect(plan, self.session.task_ctx()).await?;
-                table.set(batches.into_iter().map(|batch| positional(batch, table)).collect::<Result<_>>()?);
+            match &mut self.views[i].work {
+                Work::Append { below, .. } => below.reset()?,
+                Work::Finish(_) => {
+                    self.fold(i).await?;
+                    changes.push(self.recompute(i).await?);
+                }
             }
-            changes.push(self.recompute(i).await?);
         }
         Ok(changes)
     }
 
     /// Computes every view for the first time, over no row of any stream.
     pub async fn start(&mut self) -> Result<Vec<ViewChange>> {
-        let all: BTreeSet<_> = self.references.keys().cloned().collect();
-        let mut changes = self.refresh(&all).await?;
-        for i in 0..self.views.len() {
-            if self.views[i].references.is_disjoint(&all) {
-                changes.push(self.recompute(i).await?);
-            }
-        }
-        Ok(changes)
-    }
-
-    /// Every row of every view, as if it were new.
-    pub fn all_rows(&self) -> Result<Vec<ViewChange>> {
-        let all = |view: &View| {
-            let rows = view.rows.snapshot().batch()?;
-            Ok(view.change(Changelog { ops: vec![Op::Insert; rows.num_rows()], rows }))
-        };
-        self.views.iter().map(all).collect()
-    }
-
-    /// Adds a micro-batch of `source`: only rows that keep its rules, with the source's schema.
-    pub async fn apply(&mut self, source: &str, batch: RecordBatch) -> Result<Vec<ViewChange>> {
-        if batch.num_rows() == 0 {
-            return Ok(Vec::new());
-        }
-        let Some(stream) = self.streams.get(source) else { return Ok(Vec::new()) };
-        stream.set(vec![batch]);
-        let deltas = apply_all(&mut self.aggregates, source, self.session.task_ctx()).await;
-        stream.set(Vec::new());
-        let deltas = deltas?;
         let mut changes = Vec::new();
         for i in 0..self.views.len() {
-            let touched = |node: &usize| deltas.get(node).is_some_and(|delta| delta.after.num_rows() > 0);
-            let view = &self.views[i];
-            if !view.aggregates.iter().any(touched) {
-                continue;
+            match &self.views[i].work {
+                Work::Append { .. } => changes.push(self.views[i].nothing()?),
+                Work::Finish(_) => {
+                    self.fold(i).await?;
+                    changes.push(self.recompute(i).await?);
+                }
             }
-            let change = match view.aggregates.as_slice() {
-                [node] if view.row_wise => self.finish_touched(i, &deltas[node]).await?,
-                _ => self.recompute(i).await?,
-            };
-            changes.push(change);
         }
         Ok(changes)
     }
 
-    /// Runs a row-wise finishing plan over the touched groups, as they were and as they are.
-    async fn finish_touched(&mut self, view: usize, delta: &Delta) -> Result<ViewChange> {
-        let table = Arc::clone(&self.aggregates[self.views[view].aggregates[0]].table);
-        let context = self.session.task_ctx();
-        let view = &mut self.views[view];
-        table.set(vec![delta.before.clone()]);
-        let before = view.finish(&context).await?;
-        table.set(vec![delta.after.clone()]);
-        let after = view.finish(&context).await?;
-        let changelog = view.rows.update(&before, &after).map_err(|e| view.place.explain(e))?;
-        Ok(view.change(changelog))
+    /// Every row of every view with state, as if it were new.
+    pub fn all_rows(&self) -> Result<Vec<ViewChange>> {
+        let mut all = Vec::new();
+        for view in &self.views {
+            if let Work::Finish(finish) = &view.work {
+                let rows = finish.rows.snapshot().batch()?;
+                all.push(view.change(Changelog { ops: vec![Op::Insert; rows.num_rows()], rows }));
+            }
+        }
+        Ok(all)
     }
 
-    /// Runs a finishing plan over all groups.
-    async fn recompute(&mut self, view: usize) -> Result<ViewChange> {
-        for node in &self.views[view].aggregates {
-            let aggregate = &self.aggregates[*node];
-            aggregate.table.set(vec![aggregate.state.rows()?]);
+    /// Adds a micro-batch of `source`: only rows that keep its rules, with the source's schema. `partitions`
+    /// is that of each row; none: all are of one.
+    pub async fn apply(
+        &mut self,
+        source: &str,
+        rows: RecordBatch,
+        partitions: Option<&[i32]>,
+    ) -> Result<Applied> {
+        if rows.num_rows() == 0 {
+            return Ok(Applied::default());
         }
+        let Some(stream) = self.streams.get(source).cloned() else { return Ok(Applied::default()) };
+        let rows = match self.watermarks.get_mut(source) {
+            Some(watermark) => {
+                let (times, final_until) = watermark.advance(&rows, partitions)?;
+                with_hidden(&rows, times, final_until)?
+            }
+            None => rows,
+        };
+        stream.set(vec![rows]);
+        let applied = self.apply_to_all(source).await;
+        stream.set(Vec::new());
+        applied
+    }
+
+    async fn apply_to_all(&mut self, source: &str) -> Result<Applied> {
         let context = self.session.task_ctx();
-        let view = &mut self.views[view];
-        let rows = view.finish(&context).await?;
-        let changelog = view.rows.replace(&rows).map_err(|e| view.place.explain(e))?;
-        view.ordered = view.is_ordered.then_some(rows);
-        Ok(view.change(changelog))
+        let final_until = self.watermarks.get(source).and_then(Watermark::final_until);
+        let changed = apply_all(&mut self.nodes, source, final_until, &context).await?;
+        for (node, change) in &changed {
+            if let (Some(finals), Some(evicted)) = (&mut self.nodes[*node].finals, &change.evicted) {
+                finals.push(evicted.clone());
+            }
+        }
+        let mut applied = Applied::default();
+        for i in 0..self.views.len() {
+            let view = &mut self.views[i];
+            let change = match &mut view.work {
+                Work::Append { below, streams, ring } => {
+                    if !streams.iter().any(|stream| stream == source) {
+                        continue;
+                    }
+                    let rows = below.run(Arc::clone(&context)).await.map_err(|e| view.place.explain(e))?;
+                    let rows = rows.with_schema(Arc::clone(&view.info.schema))?;
+                    ring.push(&rows)?;
+                    view.change(Changelog { ops: vec![Op::Insert; rows.num_rows()], rows })
+                }
+                Work::Finish(finish) => {
+                    let touched: Vec<_> = finish.nodes.iter().filter_map(|node| changed.get(node)).collect();
+                    for change in &touched {
+                        let name = |row: &u32| (*row, view.info.name.clone());
+                        applied.late.extend(change.delta.late.iter().map(name));
+                    }
+                    let is_news = |change: &&&NodeChange| match view.mode {
+                        Mode::Append => change.evicted.is_some(),
+                        _ => change.delta.after.num_rows() > 0 || change.evicted.is_some(),
+                    };
+                    let Some(news) = touched.iter().find(is_news) else { continue };
+                    match (finish.reach, view.mode) {
+                        (Reach::Touched, Mode::Append) => self.finish_evicted(i, news).await?,
+                        (Reach::Touched, _) => self.finish_touched(i, &news.delta).await?,
+                        _ => self.recompute(i).await?,
+                    }
+                }
+            };
+            applied.changes.push(change);
+        }
+        applied.late.sort();
+        applied.late.dedup();
+        Ok(applied)
+    }
+
+    /// Runs the parts of a finishing plan that read reference tables only.
+    async fn fold(&mut self, view: usize) -> Result<()> {
+        let Work::Finish(finish) = &self.views[view].work else { return Ok(()) };
+        for (plan, table) in &finish.folded {
+            let state = self.session.state();
+            let plan = state.query_planner().create_physical_plan(plan, &state).await?;
+            let batches = collect(plan, self.session.task_ctx()).await?;
+            table.set(batches.into_iter().map(|batch| positional(batch, table)).collect::<Result<_>>()?);
+        }
+        Ok(())
+    }
+
+    /// Runs a row-wise finishing plan over the touched rows of its node, as they were and as they are.
+    async fn finish_touched(&mut self, view: usize, delta: &Delta) -> Result<ViewChange> {
+        let context = self.session.task_ctx();
+        let View { info, place, work: Work::Finish(finish), .. } = &mut self.views[view] else {
+            return Err(internal_datafusion_err!("a view without a finishing plan").into());
+        };
+        let table = &self.nodes[finish.nodes[0]].table;
+        table.set(vec![delta.before.clone()]);
+        let before = finish.run(info, place, &context).await?;
+        table.set(vec![delta.after.clone()]);
+        let after = finish.run(info, place, &context).await?;
+        table.set(Vec::new());
+        let changelog = finish.rows.update(&before, &after).map_err(|e| place.explain(e))?;
+        self.views[view].emit(changelog)
+    }
+
+    /// Runs a row-wise finishing plan over the rows that have become final.
+    async fn finish_evicted(&mut self, view: usize, change: &NodeChange) -> Result<ViewChange> {
+        let nothing = change.delta.before.slice(0, 0);
+        let after = change.evicted.clone().unwrap_or_else(|| nothing.clone());
+        self.finish_touched(view, &Delta { before: nothing, after, late: Vec::new() }).await
+    }
+
+    /// Runs a finishing plan over all rows of its nodes.
+    async fn recompute(&mut self, view: usize) -> Result<ViewChange> {
+        let context = self.session.task_ctx();
+        let View { info, place, mode, work: Work::Finish(finish), .. } = &mut self.views[view] else {
+            return Err(internal_datafusion_err!("a view without a finishing plan").into());
+        };
+        for node in &finish.nodes {
+            let node = &self.nodes[*node];
+            let mut rows = node.finals.clone().unwrap_or_default();
+            if *mode != Mode::Append {
+                rows.push(node.node.rows()?);
+            }
+            node.table.set(rows);
+        }
+        let rows = finish.run(info, place, &context).await;
+        for node in &finish.nodes {
+            self.nodes[*node].table.set(Vec::new());
+        }
+        let rows = rows?;
+        let changelog = finish.rows.replace(&rows).map_err(|e| place.explain(e))?;
+        finish.ordered = finish.is_ordered.then_some(rows);
+        self.views[view].emit(changelog)
+    }
+}
+
+impl Finish {
+    async fn run(&mut self, info: &ViewInfo, place: &Place, context: &Arc<TaskContext>) -> Result<RecordBatch> {
+        // Joins cache one side: over other rows it must be built again.
+        self.plan = reset_plan_states(Arc::clone(&self.plan))?;
+        let batches =
+            collect(Arc::clone(&self.plan), Arc::clone(context)).await.map_err(|e| place.explain(e))?;
+        let columns = batches.iter().map(|batch| batch.clone().with_schema(Arc::clone(&info.schema)));
+        Ok(concat_batches(&info.schema, &columns.collect::<Result<Vec<_>, _>>()?)?)
     }
 }
 
 impl View {
-    async fn finish(&mut self, context: &Arc<TaskContext>) -> Result<RecordBatch> {
-        // Joins cache one side: over other rows it must be built again.
-        self.finishing = reset_plan_states(Arc::clone(&self.finishing))?;
-        let batches = collect(Arc::clone(&self.finishing), Arc::clone(context))
-            .await
-            .map_err(|e| self.place.explain(e))?;
-        let columns = batches.iter().map(|batch| batch.clone().with_schema(Arc::clone(&self.info.schema)));
-        Ok(concat_batches(&self.info.schema, &columns.collect::<Result<Vec<_>, _>>()?)?)
+    fn nodes(&self) -> &[usize] {
+        match &self.work {
+            Work::Append { .. } => &[],
+            Work::Finish(finish) => &finish.nodes,
+        }
+    }
+
+    fn own_bytes(&self) -> usize {
+        match &self.work {
+            Work::Append { ring, .. } => ring.bytes(),
+            Work::Finish(finish) => finish.rows.bytes(),
+        }
+    }
+
+    fn nothing(&self) -> Result<ViewChange> {
+        Ok(self.change(Changelog { ops: Vec::new(), rows: RecordBatch::new_empty(Arc::clone(&self.info.schema)) }))
+    }
+
+    /// The change as the view's output mode has it.
+    fn emit(&self, changelog: Changelog) -> Result<ViewChange> {
+        let changelog = match &self.work {
+            Work::Finish(finish) if self.mode == Mode::Complete && !changelog.ops.is_empty() => {
+                finish.rows.complete(&changelog)?
+            }
+            _ => changelog,
+        };
+        Ok(self.change(changelog))
     }
 
     fn change(&self, changelog: Changelog) -> ViewChange {
-        let rows = match &self.ordered {
-            Some(batch) => Arc::new(batch.clone()),
-            None => self.rows.snapshot(),
+        let (rows, stateless): (Arc<dyn RowSource>, bool) = match &self.work {
+            Work::Append { ring, .. } => (Arc::new(ring.clone()), true),
+            Work::Finish(Finish { ordered: Some(batch), .. }) => (Arc::new(batch.clone()), false),
+            Work::Finish(finish) => (finish.rows.snapshot(), false),
         };
-        ViewChange { info: Arc::clone(&self.info), changelog, rows }
+        ViewChange { info: Arc::clone(&self.info), changelog, rows, stateless }
     }
 }
 
-/// Runs every aggregate that reads `source`, at the same time, and gives their deltas by position.
+/// Runs every node that reads `source`, at the same time, and gives what changed by position.
 async fn apply_all(
-    aggregates: &mut Vec<AggregateNode>,
+    nodes: &mut Vec<Stateful>,
     source: &str,
-    context: Arc<TaskContext>,
-) -> Result<BTreeMap<usize, Delta>> {
+    final_until: Option<i64>,
+    context: &Arc<TaskContext>,
+) -> Result<BTreeMap<usize, NodeChange>> {
     let mut running = JoinSet::new();
-    let mut nodes: Vec<Option<AggregateNode>> = std::mem::take(aggregates).into_iter().map(Some).collect();
-    for (i, slot) in nodes.iter_mut().enumerate() {
+    let mut slots: Vec<Option<Stateful>> = std::mem::take(nodes).into_iter().map(Some).collect();
+    for (i, slot) in slots.iter_mut().enumerate() {
         if let Some(mut node) = slot.take_if(|node| node.streams.iter().any(|stream| stream == source)) {
-            let context = Arc::clone(&context);
+            let context = Arc::clone(context);
             running.spawn(async move {
-                let delta = node.state.apply(context).await;
-                (i, node, delta)
+                let change = node.apply(final_until, context).await;
+                (i, node, change)
             });
         }
     }
-    let mut deltas = BTreeMap::new();
+    let mut changed = BTreeMap::new();
     let mut failed = None;
     while let Some(done) = running.join_next().await {
-        let (i, node, delta) = done.map_err(|e| exec_datafusion_err!("an aggregate stopped: {e}"))?;
-        nodes[i] = Some(node);
-        match delta {
-            Ok(delta) => drop(deltas.insert(i, delta)),
+        let (i, node, change) = done.map_err(|e| exec_datafusion_err!("a node stopped: {e}"))?;
+        slots[i] = Some(node);
+        match change {
+            Ok(change) => drop(changed.insert(i, change)),
             Err(error) => failed = Some(error),
         }
     }
-    aggregates.extend(nodes.into_iter().flatten());
+    nodes.extend(slots.into_iter().flatten());
     match failed {
-        Some(error) => Err(Error::DataFusion(error)),
-        None => Ok(deltas),
+        Some(error) => Err(error),
+        None => Ok(changed),
     }
+}
+
+impl Stateful {
+    fn bytes(&self) -> usize {
+        let finals = self.finals.iter().flatten().map(RecordBatch::get_array_memory_size);
+        self.node.bytes() + finals.sum::<usize>()
+    }
+
+    async fn apply(&mut self, final_until: Option<i64>, context: Arc<TaskContext>) -> Result<NodeChange> {
+        let delta = self.node.apply(context).await?;
+        let evicted = match final_until {
+            // What two streams feed is final when both say so: never, for now.
+            Some(final_until) if self.streams.len() == 1 => self.node.evict(final_until)?,
+            _ => None,
+        };
+        Ok(NodeChange { delta, evicted })
+    }
+}
+
+/// The rows with the columns that no query sees.
+fn with_hidden(rows: &RecordBatch, times: Int64Array, final_until: Int64Array) -> Result<RecordBatch> {
+    let mut fields: Vec<_> = rows.schema().fields().iter().map(|field| field.as_ref().clone()).collect();
+    fields.extend([TIME, FINAL_UNTIL].map(|name| Field::new(name, DataType::Int64, true)));
+    fields.push(Field::new(ROW, DataType::UInt32, true));
+    let mut columns = rows.columns().to_vec();
+    columns.push(Arc::new(times));
+    columns.push(Arc::new(final_until));
+    columns.push(Arc::new(UInt32Array::from_iter_values(0..rows.num_rows() as u32)));
+    Ok(RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?)
 }
 
 /// The batch with the positional column names of the table that stands for its plan.

@@ -7,19 +7,27 @@ use std::sync::Arc;
 use arrow::datatypes::{Schema, SchemaRef};
 use datafusion::catalog::MemorySchemaProvider;
 use datafusion::catalog::view::ViewTable;
-use datafusion::common::TableReference;
+use datafusion::common::tree_node::TreeNode;
+use datafusion::common::{Dependency, TableReference};
 use datafusion::error::DataFusionError;
-use datafusion::logical_expr::{Aggregate, LogicalPlan};
-use datafusion::physical_plan::displayable;
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::physical_plan::{ExecutionPlan, displayable};
 use datafusion::prelude::SessionContext;
+use datafusion::sql::parser::Statement;
 
-use super::aggregate::AggregateState;
-use super::catalog::{Catalog, Place, RuleKind, ViewDef};
+use super::aggregate::{AggregateState, Lifetime};
+use super::below::Below;
+use super::bound;
+use super::catalog::{Catalog, Mode, Place, RuleKind, ViewDef};
+use super::held::HeldRows;
+use super::node::Node;
 use super::session::{self, PG};
 use super::slot::{Kind, SlotTable};
-use super::split::{self, Split, split};
-use super::view::ViewRows;
-use super::{AggregateNode, Engine, View};
+use super::split::{self, Reach, split};
+use super::view::{Ring, ViewRows};
+use super::watermark::Watermark;
+use super::windows::{self, Sessions};
+use super::{Engine, Finish, Stateful, View, Work};
 use crate::error::{Error, Result};
 use crate::snapshot::ViewInfo;
 
@@ -30,16 +38,17 @@ impl Engine {
         let mut engine = Engine {
             session: session::continuous(),
             streams: BTreeMap::new(),
+            watermarks: BTreeMap::new(),
             references: BTreeMap::new(),
             needed: BTreeMap::new(),
-            aggregates: Vec::new(),
+            nodes: Vec::new(),
             views: Vec::new(),
         };
         engine.register_tables(catalog, tables)?;
         engine.check_foreign_keys(catalog)?;
         for name in in_dependency_order(catalog, &engine.session)? {
             let def = &catalog.views[&name];
-            engine.add_view(def).await.map_err(|e| match e {
+            engine.add_view(catalog, def).await.map_err(|e| match e {
                 Error::DataFusion(e) => def.place.explain(e),
                 other => other,
             })?;
@@ -57,6 +66,9 @@ impl Engine {
             let slot = SlotTable::new(name, Kind::Stream, Arc::clone(&source.schema));
             self.session.register_table(TableReference::bare(name.as_str()), Arc::clone(&slot) as _)?;
             self.streams.insert(name.clone(), slot);
+            if let Some(watermark) = Watermark::new(source) {
+                self.watermarks.insert(name.clone(), watermark);
+            }
         }
         for (name, schema) in tables {
             let slot = SlotTable::new(name, Kind::Reference, Arc::clone(schema));
@@ -97,9 +109,25 @@ impl Engine {
         Ok(())
     }
 
-    async fn add_view(&mut self, def: &ViewDef) -> Result<()> {
+    async fn add_view(&mut self, catalog: &Catalog, def: &ViewDef) -> Result<()> {
+        let mut query = def.query.clone();
+        let has_session = windows::rewrite(&mut query, Sessions::Incremental)?;
+        let added = self.add_query(catalog, def, query).await;
+        match added {
+            // What an aggregate of sessions can't do, held rows can.
+            Err(_) if has_session && def.hold.is_some() => {
+                self.session.deregister_table(TableReference::bare(def.name.as_str()))?;
+                let mut query = def.query.clone();
+                windows::rewrite(&mut query, Sessions::Batch)?;
+                self.add_query(catalog, def, query).await
+            }
+            added => added,
+        }
+    }
+
+    async fn add_query(&mut self, catalog: &Catalog, def: &ViewDef, query: Statement) -> Result<()> {
         let state = self.session.state();
-        let plan = state.statement_to_plan(def.query.clone()).await?;
+        let plan = state.statement_to_plan(query).await?;
         split::refuse_volatile(&plan)?;
         let table = ViewTable::new(plan.clone(), None);
         self.session.register_table(TableReference::bare(def.name.as_str()), Arc::new(table))?;
@@ -107,55 +135,124 @@ impl Engine {
             return Ok(());
         }
         let schema = output_schema(def, &plan)?;
-        let optimized = state.optimize(&plan)?;
-        let mut references = BTreeSet::new();
-        for (table, columns) in split::reference_columns(&optimized)? {
-            self.needed.entry(table.clone()).or_default().extend(columns);
-            references.insert(table);
-        }
         let mut found =
-            self.aggregates.iter().map(|a| (a.fingerprint.clone(), Arc::clone(&a.table))).collect::<Vec<_>>();
-        let split = split(optimized, |aggregate| shared_table(aggregate, &mut found))?;
-        let aggregates = self.add_aggregates(&split).await?;
-        if aggregates.is_empty() {
-            return Err(def.place.error(format!(
-                "`{}` reads no stream; a CREATE VIEW (without MATERIALIZED) serves a query on reference tables",
-                def.name
-            )));
-        }
+            self.nodes.iter().map(|node| (node.fingerprint.clone(), Arc::clone(&node.table))).collect();
+        let mut state_of = |node: &LogicalPlan| shared_table(node, def, &mut found);
+        let mut nodes = Vec::new();
+        let mut references = split::reference_columns(&state.optimize(&plan)?)?;
+        let key = if def.key.is_empty() { inferred_key(&plan, &schema)? } else { def.key.clone() };
+        let without_sessions = split::cut_sessions(plan, |aggregate| {
+            let optimized = state.optimize(&aggregate)?;
+            let split = split(optimized, false, &mut state_of)?;
+            nodes.extend(split.nodes);
+            Ok(split.finishing)
+        })?;
+        let split = split(state.optimize(&without_sessions)?, def.hold.is_some(), &mut state_of)?;
+        nodes.extend(split.nodes);
+        let reach = if nodes.len() > 1 && split.reach == Reach::Touched { Reach::All } else { split.reach };
         let finishing = state.query_planner().create_physical_plan(&split.finishing, &state).await?;
-        let rows = ViewRows::new(Arc::clone(&schema), &def.key)?;
+        references.extend(split::reference_columns(&split.finishing)?);
+        let mut tables = BTreeSet::new();
+        for (table, columns) in references {
+            self.needed.entry(table.clone()).or_default().extend(columns);
+            tables.insert(table);
+        }
+        let mode = self.mode(def, reach, &key)?;
+        let mut plan_text = format!("{}\n", describe_plan(&finishing));
+        let work = if reach == Reach::Append {
+            let streams = split::stream_columns(&split.finishing)?.into_iter().map(|(stream, _)| stream);
+            let ring = Ring::new(Arc::clone(&schema), def.ring_rows);
+            plan_text = format!(
+                "no state: each micro-batch by itself; the newest {} rows stay readable\n{plan_text}",
+                def.ring_rows
+            );
+            Work::Append { below: Below::new(finishing), streams: streams.collect(), ring }
+        } else {
+            let positions = self.add_nodes(catalog, def, nodes).await?;
+            self.check_append(def, mode, &positions, &split.finishing)?;
+            let rows = ViewRows::new(Arc::clone(&schema), &key)?;
+            let is_ordered = split::is_ordered(&split.finishing);
+            plan_text = self.describe(&positions, reach, plan_text);
+            if reach == Reach::All {
+                for node in &positions {
+                    // Evicted rows are read again with the others.
+                    let node = &mut self.nodes[*node];
+                    if node.node.bounds_time() {
+                        node.finals.get_or_insert_default();
+                    }
+                }
+            }
+            let folded = split.folded;
+            Work::Finish(Finish { plan: finishing, reach, folded, nodes: positions, rows, is_ordered, ordered: None })
+        };
         self.views.push(View {
             info: Arc::new(ViewInfo {
                 name: def.name.clone(),
                 schema,
-                key: def.key.clone(),
-                mode: "update",
+                key,
+                mode: mode.as_str(),
                 topic: def.topic.clone(),
+                plan: plan_text,
             }),
             place: def.place.clone(),
-            finishing,
-            row_wise: split.row_wise,
-            folded: split.folded,
-            aggregates,
-            references,
-            rows,
-            is_ordered: split::is_ordered(&split.finishing),
-            ordered: None,
+            references: tables,
+            mode,
+            work,
         });
         Ok(())
     }
 
-    /// Adds the split's aggregates that no view before had; their positions among all.
-    async fn add_aggregates(&mut self, split: &Split) -> Result<Vec<usize>> {
+    /// The view's output mode, or why it can't have the one it asks for.
+    fn mode(&self, def: &ViewDef, reach: Reach, key: &[String]) -> Result<Mode> {
+        let refuse = |reason: &str| Err(def.place.error(reason));
+        match (def.mode, reach) {
+            (None | Some(Mode::Append), Reach::Append) => Ok(Mode::Append),
+            (Some(_), Reach::Append) => refuse(
+                "a view without state has each row once: its mode is append; to keep all its rows, give it hold_rows",
+            ),
+            (Some(Mode::Complete), _) if key.is_empty() => refuse(
+                "mode complete writes all rows each time, so it needs a key to tell a reader which row is which",
+            ),
+            (mode, _) => Ok(mode.unwrap_or(Mode::Update)),
+        }
+    }
+
+    /// In mode append a row is written once: when all that it depends on is final.
+    fn check_append(&self, def: &ViewDef, mode: Mode, nodes: &[usize], finishing: &LogicalPlan) -> Result<()> {
+        if mode != Mode::Append {
+            return Ok(());
+        }
+        if nodes.is_empty() || !nodes.iter().all(|node| self.nodes[*node].node.bounds_time()) {
+            return Err(def.place.error(
+                "mode append writes a row when it is final, but nothing here ever is: group by a time window of a \
+                 source that has 'event_time' and 'watermark'",
+            ));
+        }
+        if !split::only_adds(finishing)? {
+            return Err(def.place.error(
+                "mode append can't take back what it has written, and what stands above the aggregates here could \
+                 change later; use mode update",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Adds the nodes that no view before had; the positions of all of them.
+    async fn add_nodes(
+        &mut self,
+        catalog: &Catalog,
+        def: &ViewDef,
+        nodes: Vec<(LogicalPlan, Arc<SlotTable>)>,
+    ) -> Result<Vec<usize>> {
         let mut positions = Vec::new();
-        for (aggregate, table) in &split.aggregates {
-            let known = self.aggregates.iter().position(|known| Arc::ptr_eq(&known.table, table));
+        for (plan, table) in nodes {
+            let known = self.nodes.iter().position(|known| Arc::ptr_eq(&known.table, &table));
             let position = match known {
                 Some(position) => position,
                 None => {
-                    self.aggregates.push(self.plan_aggregate(aggregate, table).await?);
-                    self.aggregates.len() - 1
+                    let node = self.plan_node(catalog, def, plan, table).await?;
+                    self.nodes.push(node);
+                    self.nodes.len() - 1
                 }
             };
             if !positions.contains(&position) {
@@ -165,38 +262,117 @@ impl Engine {
         Ok(positions)
     }
 
-    async fn plan_aggregate(&self, aggregate: &Aggregate, table: &Arc<SlotTable>) -> Result<AggregateNode> {
+    async fn plan_node(
+        &self,
+        catalog: &Catalog,
+        def: &ViewDef,
+        plan: LogicalPlan,
+        table: Arc<SlotTable>,
+    ) -> Result<Stateful> {
         use datafusion::catalog::TableProvider;
-        let plan = LogicalPlan::Aggregate(aggregate.clone());
-        let state = self.session.state();
-        let physical = state.query_planner().create_physical_plan(&plan, &state).await?;
-        tracing::debug!("aggregate {}\n{}", table.name(), displayable(physical.as_ref()).indent(false));
+        let streams: BTreeSet<_> = split::stream_columns(&plan)?.into_iter().map(|(stream, _)| stream).collect();
         let references = split::reference_columns(&plan)?.into_iter().map(|(table, _)| table).collect();
-        Ok(AggregateNode {
-            fingerprint: fingerprint(aggregate),
-            streams: split::streams(&plan)?,
-            references,
-            table: Arc::clone(table),
-            state: AggregateState::new(&physical, table.schema())?,
-        })
+        let event_time = |stream: &str| {
+            let source = catalog.sources.get(stream)?;
+            source.watermark_delay_ms?;
+            source.event_time.clone()
+        };
+        let state = self.session.state();
+        let fingerprint = fingerprint(&plan, def);
+        let lower = async |plan: &LogicalPlan| state.query_planner().create_physical_plan(plan, &state).await;
+        let node: Box<dyn Node> = match &plan {
+            LogicalPlan::Aggregate(aggregate) => {
+                let session = bound::session(aggregate)?;
+                let timed = streams.iter().all(|stream| event_time(stream).is_some());
+                let bound = match &session {
+                    Some(keys) => timed.then(|| keys.bound()),
+                    None => bound::bound(aggregate, event_time),
+                };
+                let mut aggregate = aggregate.clone();
+                if bound.is_some() {
+                    aggregate.input = Arc::new(bound::with_hidden(&aggregate.input)?);
+                }
+                let physical = lower(&LogicalPlan::Aggregate(aggregate)).await?;
+                Box::new(AggregateState::new(&physical, table.schema(), Lifetime { bound, session })?)
+            }
+            _ => {
+                let Some(hold) = def.hold else {
+                    return Err(def.place.error("this query needs hold_rows"));
+                };
+                let timed = streams.iter().all(|stream| event_time(stream).is_some());
+                if hold.duration.is_some() && !timed {
+                    return Err(def.place.error(
+                        "hold_for is measured in event time: the source must declare 'event_time' and 'watermark'",
+                    ));
+                }
+                let rows = if hold.duration.is_some() { bound::with_hidden(&plan)? } else { plan.clone() };
+                Box::new(HeldRows::new(Below::new(lower(&rows).await?), table.schema(), hold)?)
+            }
+        };
+        let below = plan.display_indent().to_string();
+        Ok(Stateful { fingerprint, below, streams: streams.into_iter().collect(), references, table, node, finals: None })
+    }
+
+    /// How a view is kept up to date, for people.
+    fn describe(&self, nodes: &[usize], reach: Reach, finishing: String) -> String {
+        let names = nodes.iter().map(|node| self.nodes[*node].table.name()).collect::<Vec<_>>().join(", ");
+        let mut text = match reach {
+            Reach::Touched => format!("finishing: incremental, over the touched rows of {names}\n{finishing}"),
+            _ if names.is_empty() => format!("finishing: recomputed when a reference table changes\n{finishing}"),
+            _ => format!("finishing: recomputed over all rows of {names}\n{finishing}"),
+        };
+        for node in nodes {
+            let node = &self.nodes[*node];
+            text += &format!("{}: {}\n{}\n", node.table.name(), node.node.describe(), indent(&node.below));
+        }
+        text
     }
 }
 
-fn fingerprint(aggregate: &Aggregate) -> String {
-    LogicalPlan::Aggregate(aggregate.clone()).display_indent_schema().to_string()
+fn describe_plan(plan: &Arc<dyn ExecutionPlan>) -> String {
+    indent(displayable(plan.as_ref()).indent(false).to_string().trim_end())
 }
 
-/// The table of an equal aggregate that is there already, or a new one.
-fn shared_table(aggregate: &Aggregate, found: &mut Vec<(String, Arc<SlotTable>)>) -> Arc<SlotTable> {
-    let print = fingerprint(aggregate);
+fn indent(text: &str) -> String {
+    text.lines().map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n")
+}
+
+/// Equal nodes have equal texts. Held rows are shared only by views that hold the same number.
+fn fingerprint(plan: &LogicalPlan, def: &ViewDef) -> String {
+    let hold = if matches!(plan, LogicalPlan::Aggregate(_)) { None } else { def.hold };
+    format!("{}\n{hold:?}", plan.display_indent_schema())
+}
+
+/// The table of an equal node that is there already, or a new one.
+fn shared_table(node: &LogicalPlan, def: &ViewDef, found: &mut Vec<(String, Arc<SlotTable>)>) -> Arc<SlotTable> {
+    let print = fingerprint(node, def);
     if let Some((_, table)) = found.iter().find(|(known, _)| *known == print) {
         return Arc::clone(table);
     }
-    let plan = LogicalPlan::Aggregate(aggregate.clone());
-    let table =
-        SlotTable::new(format!("aggregate_{}", found.len()), Kind::State, split::positional_schema(&plan));
+    let kind = if matches!(node, LogicalPlan::Aggregate(_)) { "aggregate" } else { "held" };
+    let name = format!("{kind}_{}", found.len());
+    let table = SlotTable::new(name, Kind::State, split::positional_schema(node));
     found.push((print, Arc::clone(&table)));
     table
+}
+
+/// Columns that tell the view's rows apart, as DataFusion derives them from GROUP BY; none if it can't.
+fn inferred_key(plan: &LogicalPlan, schema: &SchemaRef) -> Result<Vec<String>> {
+    // An unnested row stands for several, which the derivation does not know.
+    if plan.exists(|node| Ok(matches!(node, LogicalPlan::Unnest(_) | LogicalPlan::RecursiveQuery(_))))? {
+        return Ok(Vec::new());
+    }
+    let columns = schema.fields().len();
+    let determines_all = plan.schema().functional_dependencies().iter().filter(|dependency| {
+        dependency.mode == Dependency::Single
+            && !dependency.source_indices.is_empty()
+            && (0..columns).all(|i| dependency.target_indices.contains(&i) || dependency.source_indices.contains(&i))
+    });
+    let shortest = determines_all.min_by_key(|dependency| dependency.source_indices.len());
+    let names = shortest.map(|dependency| {
+        dependency.source_indices.iter().map(|i| schema.field(*i).name().clone()).collect::<Vec<_>>()
+    });
+    Ok(names.unwrap_or_default())
 }
 
 /// The view's columns; each must have a name of its own, since rows leave as JSON objects.
@@ -245,8 +421,9 @@ fn visit(
     }
     path.push(name.to_string());
     let explain = |place: &Place, e: DataFusionError| place.explain(e);
-    let references =
-        session.state().resolve_table_references(&view.query).map_err(|e| explain(&view.place, e))?;
+    let mut query = view.query.clone();
+    windows::rewrite(&mut query, Sessions::Incremental).map_err(|e| explain(&view.place, e))?;
+    let references = session.state().resolve_table_references(&query).map_err(|e| explain(&view.place, e))?;
     for reference in references {
         if reference.schema().is_none() && catalog.views.contains_key(reference.table()) {
             visit(reference.table(), catalog, session, path, order)?;

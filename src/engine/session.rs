@@ -39,5 +39,7 @@ pub fn continuous() -> SessionContext {
         .with_default_features()
         .with_optimizer_rules(rules)
         .build();
-    SessionContext::new_with_state(state)
+    let session = SessionContext::new_with_state(state);
+    super::windows::register(&session);
+    session
 }

@@ -6,7 +6,7 @@ use std::fmt;
 use std::sync::{Arc, RwLock};
 
 use arrow::array::{RecordBatch, RecordBatchOptions};
-use arrow::datatypes::{Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::stats::Precision;
@@ -34,6 +34,19 @@ pub enum Kind {
     Reference,
 }
 
+/// Columns that a stream's slot holds beside the source's own, of every row: when it happened, in nanoseconds
+/// since 1970, …
+pub const TIME: &str = "__tally_time";
+/// … until when groups were final as it came, in the same measure, …
+pub const FINAL_UNTIL: &str = "__tally_final_until";
+/// … and its position in the micro-batch.
+pub const ROW: &str = "__tally_row";
+
+/// Whether a column is one of those that no query sees.
+pub fn is_hidden(column: &str) -> bool {
+    [TIME, FINAL_UNTIL, ROW].contains(&column)
+}
+
 /// A table over swappable batches. Its batches may hold a subset of its columns, found by name: a
 /// reference table is loaded with the needed columns only.
 #[derive(Debug)]
@@ -48,6 +61,20 @@ impl SlotTable {
     /// An empty table.
     pub fn new(name: impl Into<String>, kind: Kind, schema: SchemaRef) -> Arc<Self> {
         Arc::new(SlotTable { name: name.into(), kind, schema, batches: Arc::default() })
+    }
+
+    /// The same table with the columns that no query sees, last.
+    pub fn with_hidden(&self) -> Arc<SlotTable> {
+        let hidden = [TIME, FINAL_UNTIL].map(|name| Field::new(name, DataType::Int64, true));
+        let row = Field::new(ROW, DataType::UInt32, true);
+        let fields = self.schema.fields().iter().map(|field| field.as_ref().clone());
+        let fields: Vec<_> = fields.chain(hidden).chain([row]).collect();
+        Arc::new(SlotTable {
+            name: self.name.clone(),
+            kind: self.kind,
+            schema: Arc::new(Schema::new(fields)),
+            batches: Arc::clone(&self.batches),
+        })
     }
 
     /// What it holds.

@@ -1,56 +1,92 @@
-//! Splits a view's optimized logical plan in three: what runs *below* the aggregates, on each micro-batch
-//! only; the *aggregates*, which are kept incrementally; and the *finishing plan* above them.
+//! Splits a view's optimized logical plan in three: what runs *below* the stateful nodes, on each micro-batch
+//! only; the *nodes*, which keep state; and the *finishing plan* above them.
 //!
 //! What can't be split so is refused here, with what to write instead.
 
+use std::sync::Arc;
+
+use arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, plan_err};
 use datafusion::datasource::{provider_as_source, source_as_provider};
 use datafusion::error::Result;
 use datafusion::logical_expr::{
-    Aggregate, Expr, JoinType, LogicalPlan, LogicalPlanBuilder, TableScan, Volatility,
+    Expr, JoinType, LogicalPlan, LogicalPlanBuilder, TableScan, Volatility,
 };
-use std::sync::Arc;
-
-use arrow::datatypes::{Field, Schema, SchemaRef};
 
 use super::slot::{Kind, SlotTable, as_slot};
+use super::windows;
 
 /// A view's plan after the split.
 #[derive(Debug)]
 pub struct Split {
-    /// The lowest aggregates over a stream, each with the table that stands for its rows in `finishing`.
-    pub aggregates: Vec<(Aggregate, Arc<SlotTable>)>,
-    /// What runs above them.
+    /// What keeps state, each with the table that stands for its rows in `finishing`: the lowest aggregates
+    /// over a stream (`LogicalPlan::Aggregate`), and the streams whose rows are held (any other plan).
+    pub nodes: Vec<(LogicalPlan, Arc<SlotTable>)>,
+    /// What runs above them; for a view without state, on each micro-batch by itself.
     pub finishing: LogicalPlan,
     /// Parts of `finishing` that read reference tables only: run once per refresh, not per micro-batch.
     pub folded: Vec<(LogicalPlan, Arc<SlotTable>)>,
-    /// Whether each row of `finishing` depends on one row of one aggregate, so that it runs on touched
-    /// groups only.
-    pub row_wise: bool,
+    /// How a micro-batch is finished.
+    pub reach: Reach,
 }
 
-/// Splits `plan`, already optimized. `state_of` gives the table of an aggregate, so that equal
-/// aggregates of several views can share one.
-pub fn split(plan: LogicalPlan, mut state_of: impl FnMut(&Aggregate) -> Arc<SlotTable>) -> Result<Split> {
-    refuse_stream_subqueries(&plan)?;
-    let mut aggregates = Vec::new();
-    let above = plan.transform_down(|node| match &node {
-        LogicalPlan::Aggregate(aggregate)
-            if reads(&node, Kind::Stream) && !has_stream_aggregate(&aggregate.input)? =>
-        {
-            check_below(&aggregate.input)?;
-            let state = state_of(aggregate);
-            let scan = stand_in(&node, &state)?;
-            aggregates.push((aggregate.clone(), state));
-            Ok(Transformed::new(scan, true, TreeNodeRecursion::Jump))
+/// Which rows a micro-batch must be finished over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// There is no state: over its own rows, which are added to the view.
+    Append,
+    /// Each row depends on one row of one node: over the touched ones.
+    Touched,
+    /// Over all rows of the nodes.
+    All,
+}
+
+/// Splits `plan`, already optimized. `state_of` gives the table of a node, so that equal nodes of several
+/// views can share one. `may_hold`: whether rows of streams may be held where nothing less will do.
+pub fn split(
+    plan: LogicalPlan,
+    may_hold: bool,
+    mut state_of: impl FnMut(&LogicalPlan) -> Arc<SlotTable>,
+) -> Result<Split> {
+    check_limits(&plan)?;
+    if !may_hold && reads_stream(&plan) && !has_aggregate(&plan)? && !reads(&plan, Kind::State) {
+        check_below(&plan).map_err(needs_rows)?;
+        refuse_leftover_sessions(&plan)?;
+        return Ok(Split { nodes: Vec::new(), finishing: plan, folded: Vec::new(), reach: Reach::Append });
+    }
+    let mut nodes: Vec<(LogicalPlan, Arc<SlotTable>)> = Vec::new();
+    let mut add = |node: LogicalPlan| {
+        let table = state_of(&node);
+        let scan = stand_in(&node, &table)?;
+        if !nodes.iter().any(|(_, known)| Arc::ptr_eq(known, &table)) {
+            nodes.push((node, table));
         }
-        LogicalPlan::TableScan(scan) if slot_kind(scan) == Some(Kind::Stream) => plan_err!(
-            "this query needs the rows of the stream `{}` themselves: only what is under an aggregate \
-                 (GROUP BY, COUNT, SUM, DISTINCT, …) is kept; group it",
-            scan.table_name
-        ),
-        _ => Ok(Transformed::no(node)),
+        Ok(Transformed::new(scan, true, TreeNodeRecursion::Jump))
+    };
+    let above = plan.transform_down_with_subqueries(|node| {
+        if !reads_stream(&node) {
+            return Ok(Transformed::no(node));
+        }
+        match &node {
+            LogicalPlan::Aggregate(aggregate) if !has_aggregate(&aggregate.input)? => {
+                match check_below(&aggregate.input) {
+                    Ok(()) => return add(node),
+                    Err(error) if !may_hold => return Err(needs_rows(error)),
+                    Err(_) => {}
+                }
+            }
+            node if may_hold && is_row_local(node) => return add(node.clone()),
+            LogicalPlan::TableScan(scan) => {
+                return plan_err!(
+                    "this query needs the rows of the stream `{}` themselves, beside what is under an aggregate; \
+                     group them, or say how many rows may be held: WITH (hold_rows = 1000000)",
+                    scan.table_name
+                );
+            }
+            _ => {}
+        }
+        Ok(Transformed::no(node))
     })?;
     let mut folded = Vec::new();
     let finishing = above.data.recompute_schema()?.transform_down(|node| {
@@ -66,28 +102,76 @@ pub fn split(plan: LogicalPlan, mut state_of: impl FnMut(&Aggregate) -> Arc<Slot
         Ok(Transformed::new(node, false, jump))
     })?;
     let finishing = finishing.data.recompute_schema()?;
-    let row_wise = aggregates.len() == 1 && is_row_wise(&finishing)?;
-    Ok(Split { aggregates, finishing, folded, row_wise })
+    refuse_leftover_sessions(&finishing)?;
+    let reach = if nodes.len() == 1 && is_row_wise(&finishing)? { Reach::Touched } else { Reach::All };
+    Ok(Split { nodes, finishing, folded, reach })
 }
 
 /// `now()` and its kind would be frozen in a plan that is kept, and `random()` would differ between the
 /// incremental answer and a recount.
 pub fn refuse_volatile(plan: &LogicalPlan) -> Result<()> {
+    each_expression(plan, &mut |part| match part {
+        Expr::ScalarFunction(call)
+            if call.func.signature().volatility != Volatility::Immutable
+                && !windows::is_window_function(call.func.name()) =>
+        {
+            plan_err!(
+                "{}() gives another answer at each call, so a continuous query can't use it; \
+                 use a column of the stream, such as its event time",
+                call.func.name()
+            )
+        }
+        _ => Ok(()),
+    })
+}
+
+/// Calls `check` for every expression of the plan and of its subqueries.
+fn each_expression(plan: &LogicalPlan, check: &mut impl FnMut(&Expr) -> Result<()>) -> Result<()> {
     plan.apply_with_subqueries(|node| {
         node.apply_expressions(|expr| {
-            expr.apply(|part| match part {
-                Expr::ScalarFunction(call) if call.func.signature().volatility != Volatility::Immutable => {
-                    plan_err!(
-                        "{}() gives another answer at each call, so a continuous query can't use it; \
-                     use a column of the stream, such as its event time",
-                        call.func.name()
-                    )
-                }
-                _ => Ok(TreeNodeRecursion::Continue),
+            expr.apply(|part| {
+                check(part)?;
+                Ok(TreeNodeRecursion::Continue)
             })
         })
     })?;
     Ok(())
+}
+
+/// A row's own session means nothing where no aggregate merges it with the others.
+fn refuse_leftover_sessions(plan: &LogicalPlan) -> Result<()> {
+    each_expression(plan, &mut |part| {
+        let marker = [windows::SESSION_START, windows::SESSION_END];
+        if marker.iter().any(|marker| windows::call(part, marker).is_some()) {
+            return plan_err!(
+                "sessions are kept up to date under GROUP BY window_start or window_end and the session's keys \
+                 only, without a filter between; anything else needs hold_rows"
+            );
+        }
+        Ok(())
+    })
+}
+
+/// Which of equal rows comes first is nobody's promise, so a LIMIT needs an order.
+fn check_limits(plan: &LogicalPlan) -> Result<()> {
+    plan.apply_with_subqueries(|node| {
+        if let LogicalPlan::Limit(limit) = node
+            && (reads_stream(node) || reads(node, Kind::State))
+            && !is_ordered(&limit.input)
+        {
+            return plan_err!("LIMIT without ORDER BY may give other rows each time; say which rows come first");
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    Ok(())
+}
+
+fn needs_rows(error: datafusion::error::DataFusionError) -> datafusion::error::DataFusionError {
+    let reason = error.strip_backtrace();
+    let reason = reason.strip_prefix("Error during planning: ").unwrap_or(&reason);
+    datafusion::common::plan_datafusion_err!(
+        "{reason}; or say how many rows may be held: WITH (hold_rows = 1000000)"
+    )
 }
 
 /// The columns `c0, c1, …` of the table that stands for `plan`: names may repeat in a plan, but not here.
@@ -117,37 +201,52 @@ fn slot_kind(scan: &TableScan) -> Option<Kind> {
     as_slot(provider.as_ref()).map(SlotTable::kind)
 }
 
+/// Whether the plan scans a slot of that kind; what subqueries in its expressions scan counts too.
 fn reads(plan: &LogicalPlan, kind: Kind) -> bool {
-    plan.exists(|node| Ok(matches!(node, LogicalPlan::TableScan(scan) if slot_kind(scan) == Some(kind))))
+    let mut found = false;
+    let walked = plan.apply_with_subqueries(|node| {
+        found |= matches!(node, LogicalPlan::TableScan(scan) if slot_kind(scan) == Some(kind));
+        Ok(if found { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+    });
+    found && walked.is_ok()
+}
+
+/// Whether the plan scans a stream.
+pub fn reads_stream(plan: &LogicalPlan) -> bool {
+    reads(plan, Kind::Stream)
+}
+
+/// Whether the plan itself, not a subquery in an expression, scans a stream.
+fn is_fed_by_stream(plan: &LogicalPlan) -> bool {
+    plan.exists(|node| Ok(matches!(node, LogicalPlan::TableScan(scan) if slot_kind(scan) == Some(Kind::Stream))))
         .unwrap_or(false)
 }
 
-fn has_stream_aggregate(plan: &LogicalPlan) -> Result<bool> {
-    plan.exists(|node| Ok(matches!(node, LogicalPlan::Aggregate(_)) && reads(node, Kind::Stream)))
+/// Whether there is an aggregate over a stream.
+fn has_aggregate(plan: &LogicalPlan) -> Result<bool> {
+    let mut found = false;
+    plan.apply_with_subqueries(|node| {
+        found |= matches!(node, LogicalPlan::Aggregate(_)) && reads_stream(node);
+        Ok(if found { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+    })?;
+    Ok(found)
 }
 
-/// Names of the streams that are read.
-pub fn streams(plan: &LogicalPlan) -> Result<Vec<String>> {
-    let mut names = Vec::new();
-    plan.apply(|node| {
-        if let LogicalPlan::TableScan(scan) = node
-            && slot_kind(scan) == Some(Kind::Stream)
-        {
-            names.push(scan.table_name.table().to_string());
-        }
-        Ok(TreeNodeRecursion::Continue)
-    })?;
-    names.sort();
-    names.dedup();
-    Ok(names)
+/// Each stream that is scanned, with the columns that are read of it.
+pub fn stream_columns(plan: &LogicalPlan) -> Result<Vec<(String, Vec<String>)>> {
+    columns(plan, Kind::Stream)
 }
 
 /// Each reference table that is scanned, with the columns that are read of it.
 pub fn reference_columns(plan: &LogicalPlan) -> Result<Vec<(String, Vec<String>)>> {
+    columns(plan, Kind::Reference)
+}
+
+fn columns(plan: &LogicalPlan, kind: Kind) -> Result<Vec<(String, Vec<String>)>> {
     let mut tables = Vec::new();
     plan.apply_with_subqueries(|node| {
         if let LogicalPlan::TableScan(scan) = node
-            && slot_kind(scan) == Some(Kind::Reference)
+            && slot_kind(scan) == Some(kind)
         {
             let columns = scan.projected_schema.fields().iter().map(|field| field.name().clone()).collect();
             tables.push((scan.table_name.table().to_string(), columns));
@@ -157,32 +256,46 @@ pub fn reference_columns(plan: &LogicalPlan) -> Result<Vec<(String, Vec<String>)
     Ok(tables)
 }
 
-fn refuse_stream_subqueries(plan: &LogicalPlan) -> Result<()> {
-    plan.apply(|node| {
-        node.apply_expressions(|expr| {
-            expr.apply(|part| {
-                let subquery = match part {
-                    Expr::ScalarSubquery(subquery) => subquery,
-                    Expr::Exists(exists) => &exists.subquery,
-                    Expr::InSubquery(inside) => &inside.subquery,
-                    _ => return Ok(TreeNodeRecursion::Continue),
-                };
-                if reads(&subquery.subquery, Kind::Stream) {
-                    return plan_err!(
-                        "a subquery in an expression can't read a stream; join it (CROSS JOIN for one row)"
-                    );
-                }
-                Ok(TreeNodeRecursion::Continue)
-            })
-        })
-    })?;
-    Ok(())
+/// Whether an expression of this very node asks a stream.
+fn asks_stream(node: &LogicalPlan) -> bool {
+    let mut found = false;
+    let walked = node.apply_subqueries(|subquery| {
+        found |= reads_stream(subquery);
+        Ok(TreeNodeRecursion::Continue)
+    });
+    found && walked.is_ok()
+}
+
+/// Whether each row of the plan depends on one row of one stream and on nothing else.
+fn is_row_local(plan: &LogicalPlan) -> bool {
+    let other = plan.exists(|node| {
+        let local = match node {
+            LogicalPlan::Projection(_) | LogicalPlan::Filter(_) | LogicalPlan::SubqueryAlias(_) => {
+                let mut subqueries = false;
+                node.apply_subqueries(|_| {
+                    subqueries = true;
+                    Ok(TreeNodeRecursion::Stop)
+                })?;
+                !subqueries
+            }
+            LogicalPlan::TableScan(scan) => slot_kind(scan) == Some(Kind::Stream),
+            _ => false,
+        };
+        Ok(!local)
+    });
+    !other.unwrap_or(true)
 }
 
 /// Below an aggregate each row of the stream must be treated by itself.
 fn check_below(plan: &LogicalPlan) -> Result<()> {
+    if !is_fed_by_stream(plan) {
+        return plan_err!("a subquery that asks a stream, under an aggregate, needs all its rows");
+    }
     plan.apply(|node| {
-        if !reads(node, Kind::Stream) {
+        if asks_stream(node) {
+            return plan_err!("a subquery that asks a stream can change the answer for rows that came before");
+        }
+        if !is_fed_by_stream(node) {
             return Ok(TreeNodeRecursion::Jump);
         }
         match node {
@@ -191,11 +304,13 @@ fn check_below(plan: &LogicalPlan) -> Result<()> {
             | LogicalPlan::SubqueryAlias(_)
             | LogicalPlan::Unnest(_)
             | LogicalPlan::TableScan(_) => {}
-            LogicalPlan::Union(union) if union.inputs.iter().all(|input| reads(input, Kind::Stream)) => {}
+            LogicalPlan::Union(union) if union.inputs.iter().all(|input| is_fed_by_stream(input)) => {}
             LogicalPlan::Join(join) => {
-                let (left, right) = (reads(&join.left, Kind::Stream), reads(&join.right, Kind::Stream));
+                let (left, right) = (is_fed_by_stream(&join.left), is_fed_by_stream(&join.right));
                 if left && right {
-                    return plan_err!("a join of two streams below an aggregate is not known; aggregate each, then join");
+                    return plan_err!(
+                        "a join of two streams can meet rows that came long before; aggregate each, then join"
+                    );
                 }
                 let keeps_stream_rows_only = match join.join_type {
                     JoinType::Inner => true,
@@ -211,10 +326,15 @@ fn check_below(plan: &LogicalPlan) -> Result<()> {
                     );
                 }
             }
+            LogicalPlan::Sort(_) => return plan_err!("ORDER BY over the rows of a stream needs all of them"),
+            LogicalPlan::Limit(_) => return plan_err!("LIMIT over the rows of a stream needs all of them"),
+            LogicalPlan::Window(_) => {
+                return plan_err!("a window function over the rows of a stream needs all of them");
+            }
             other => {
                 let name = other.display().to_string();
                 let name = name.split([':', ' ']).next().unwrap_or_default().to_string();
-                return plan_err!("{name} over the rows of a stream is not known; put it above an aggregate");
+                return plan_err!("{name} over the rows of a stream needs all of them");
             }
         }
         Ok(TreeNodeRecursion::Continue)
@@ -251,7 +371,66 @@ fn is_row_wise(finishing: &LogicalPlan) -> Result<bool> {
             LogicalPlan::TableScan(scan) => slot_kind(scan) == Some(Kind::State),
             _ => false,
         };
-        Ok(!row_wise)
+        let mut subqueries = false;
+        node.apply_subqueries(|_| {
+            subqueries = true;
+            Ok(TreeNodeRecursion::Stop)
+        })?;
+        Ok(!row_wise || subqueries)
     })?;
     Ok(!other)
 }
+
+/// Whether more rows of the nodes can only add rows to the view.
+pub fn only_adds(finishing: &LogicalPlan) -> Result<bool> {
+    let other = finishing.exists(|node| {
+        let adds = match node {
+            LogicalPlan::Projection(_)
+            | LogicalPlan::Filter(_)
+            | LogicalPlan::SubqueryAlias(_)
+            | LogicalPlan::TableScan(_)
+            | LogicalPlan::Unnest(_)
+            | LogicalPlan::Union(_) => true,
+            LogicalPlan::Join(join) => join.join_type == JoinType::Inner,
+            _ => false,
+        };
+        Ok(!adds)
+    })?;
+    Ok(!other)
+}
+
+/// Cuts the aggregates over session windows out of a plan that is not optimized yet: what the optimizer
+/// would move below them would change the sessions. `plan_node` optimizes and splits one of them.
+pub fn cut_sessions(
+    plan: LogicalPlan,
+    mut plan_node: impl FnMut(LogicalPlan) -> Result<LogicalPlan>,
+) -> Result<LogicalPlan> {
+    let cut = plan.transform_down_with_subqueries(|node| {
+        let LogicalPlan::Aggregate(aggregate) = &node else { return Ok(Transformed::no(node)) };
+        if !is_session_chain(&aggregate.input)? {
+            return Ok(Transformed::no(node));
+        }
+        Ok(Transformed::new(plan_node(node)?, true, TreeNodeRecursion::Jump))
+    })?;
+    cut.data.recompute_schema()
+}
+
+/// Whether nothing but projections stands between the plan's rows and a session window.
+fn is_session_chain(plan: &LogicalPlan) -> Result<bool> {
+    match plan {
+        LogicalPlan::Projection(projection) => {
+            let mut marked = false;
+            for expr in &projection.expr {
+                let marker = |part: &Expr| {
+                    let called = |name: &&str| windows::call(part, name).is_some();
+                    Ok([windows::SESSION_START, windows::SESSION_END].iter().any(called))
+                };
+                marked |= expr.exists(marker)?;
+            }
+            if marked { Ok(true) } else { is_session_chain(&projection.input) }
+        }
+        LogicalPlan::SubqueryAlias(alias) => is_session_chain(&alias.input),
+        _ => Ok(false),
+    }
+}
+

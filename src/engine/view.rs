@@ -3,11 +3,11 @@
 //! Rows are held in arrow's row encoding in a persistent ordered map: comparing two rows compares bytes,
 //! and a snapshot for readers is a cheap clone that later micro-batches do not disturb.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, UInt32Array};
-use arrow::compute::{concat_batches, take_record_batch};
+use arrow::array::{ArrayRef, BooleanArray, RecordBatch, UInt32Array};
+use arrow::compute::{concat_batches, filter_record_batch, take_record_batch};
 use arrow::datatypes::SchemaRef;
 use arrow::row::{RowConverter, Rows, SortField};
 use datafusion::common::exec_err;
@@ -17,6 +17,8 @@ use imbl::OrdMap;
 use crate::snapshot::RowSource;
 
 type Encoded = Arc<[u8]>;
+
+const RING_BATCHES_MAX: usize = 64;
 
 /// What a changelog record says of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -189,6 +191,24 @@ impl ViewRows {
         })
     }
 
+    /// All rows, for output mode `complete`: `diff` says which of them are new, and which have gone.
+    pub fn complete(&self, diff: &Changelog) -> Result<Changelog> {
+        let (keys, _) = self.encode(&diff.rows)?;
+        let with = |op: Op| {
+            let rows = (0..diff.ops.len()).filter(move |i| diff.ops[*i] == op);
+            rows.map(|i| Encoded::from(keys.row(i).data())).collect::<BTreeSet<_>>()
+        };
+        let inserted = with(Op::Insert);
+        let op = |key: &Encoded| if inserted.contains(key) { Op::Insert } else { Op::Update };
+        let mut ops: Vec<Op> = self.rows.iter().map(|(key, _)| op(key)).collect();
+        let held = self.rows.values().map(|held| held.row.as_ref());
+        let all = decode(&self.row_converter, &self.schema, held)?;
+        let gone: BooleanArray = diff.ops.iter().map(|op| Some(*op == Op::Delete)).collect();
+        let gone = filter_record_batch(&diff.rows, &gone)?;
+        ops.extend(std::iter::repeat_n(Op::Delete, gone.num_rows()));
+        Ok(Changelog { ops, rows: concat_batches(&self.schema, [&all, &gone])? })
+    }
+
     fn put(&mut self, key: Encoded, held: Held) {
         self.bytes += key.len() + held.row.len();
         let size = key.len();
@@ -224,6 +244,58 @@ struct Net {
     coming: i64,
     old: Option<Encoded>,
     new: Option<usize>,
+}
+
+/// The newest rows of a view without state.
+#[derive(Clone, Debug)]
+pub struct Ring {
+    schema: SchemaRef,
+    rows_max: usize,
+    batches: VecDeque<RecordBatch>,
+}
+
+impl Ring {
+    /// Keeps at most `rows_max` rows.
+    pub fn new(schema: SchemaRef, rows_max: usize) -> Self {
+        Ring { schema, rows_max, batches: VecDeque::new() }
+    }
+
+    /// Adds rows; the oldest make room.
+    pub fn push(&mut self, rows: &RecordBatch) -> Result<()> {
+        let newest = rows.num_rows().min(self.rows_max);
+        self.batches.push_back(rows.slice(rows.num_rows() - newest, newest));
+        let mut surplus = self.total().saturating_sub(self.rows_max);
+        while surplus > 0
+            && let Some(oldest) = self.batches.pop_front()
+        {
+            let gone = oldest.num_rows().min(surplus);
+            surplus -= gone;
+            if gone < oldest.num_rows() {
+                self.batches.push_front(oldest.slice(gone, oldest.num_rows() - gone));
+            }
+        }
+        // Many small batches would cost more each time they are read.
+        if self.batches.len() > RING_BATCHES_MAX {
+            let all = concat_batches(&self.schema, &self.batches)?;
+            self.batches = VecDeque::from([all]);
+        }
+        Ok(())
+    }
+
+    /// Bytes held, of whole batches.
+    pub fn bytes(&self) -> usize {
+        self.batches.iter().map(RecordBatch::get_array_memory_size).sum()
+    }
+}
+
+impl RowSource for Ring {
+    fn total(&self) -> usize {
+        self.batches.iter().map(RecordBatch::num_rows).sum()
+    }
+
+    fn batch(&self) -> crate::error::Result<RecordBatch> {
+        Ok(concat_batches(&self.schema, &self.batches)?)
+    }
 }
 
 #[derive(Debug)]

@@ -45,6 +45,7 @@ fn view(name: &str, batch: RecordBatch, epoch: u64) -> (String, Arc<ViewSnapshot
         schema: batch.schema(),
         key: vec!["candidate_id".into()],
         mode: "update",
+        plan: String::new(),
         topic: Some(format!("aggregated_{name}")),
     };
     let changed_at = UNIX_EPOCH + Duration::from_millis(epoch);
@@ -68,6 +69,7 @@ fn published(epoch: u64, ready: bool) -> Arc<Published> {
             batches: BatchStatus::default(),
             reference_tables: vec![],
             state_bytes: 0,
+            state_bytes_by_view: BTreeMap::new(),
             published_at: Instant::now(),
         }),
     })

@@ -52,8 +52,8 @@ impl KafkaTable {
             reader.next(self.config.batch_rows, Duration::from_millis(self.config.trigger_ms))?
         {
             let (decoded, _) = decoder.decode(&batch.payloads())?;
-            let (rows, _) = rules.judge(decoded, &*self.references.blocking_read())?;
-            if rows.num_rows() > 0 && !send(Ok(rows)) {
+            let (judged, _) = rules.judge(decoded, &*self.references.blocking_read())?;
+            if judged.rows.num_rows() > 0 && !send(Ok(judged.rows)) {
                 break;
             }
         }

@@ -1,0 +1,143 @@
+//! Held rows: the rows of a stream that a view needs themselves, since what it asks can't be kept up to
+//! date from less. The view says how many it may hold.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, AsArray, BooleanArray, RecordBatch};
+use arrow::compute::{concat_batches, filter_record_batch};
+use arrow::datatypes::{Int64Type, SchemaRef};
+use async_trait::async_trait;
+use datafusion::error::Result;
+use datafusion::execution::TaskContext;
+
+use super::below::Below;
+use super::node::{Delta, Node};
+use super::slot::{TIME, empty, is_hidden};
+use crate::error::{self, Error};
+
+/// How many rows a view may hold, and for how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hold {
+    /// Most rows.
+    pub rows: usize,
+    /// In event time, nanoseconds behind the watermark; without it, for ever.
+    pub duration: Option<i64>,
+}
+
+/// The rows of one stream, less columns and rows that the view does not need.
+#[derive(Debug)]
+pub struct HeldRows {
+    below: Below,
+    schema: SchemaRef,
+    hold: Hold,
+    batches: Vec<RecordBatch>,
+    /// Position of the event time among the columns of `batches`, which have it last.
+    time: Option<usize>,
+    rows: usize,
+}
+
+impl HeldRows {
+    /// Holds the rows of `below`, as rows of `schema` in the finishing plan.
+    pub fn new(below: Below, schema: SchemaRef, hold: Hold) -> Result<Self> {
+        let time = match hold.duration {
+            Some(_) => Some(below.schema().index_of(TIME)?),
+            None => None,
+        };
+        Ok(HeldRows { below, schema, hold, batches: Vec::new(), time, rows: 0 })
+    }
+
+    fn check_limit(&self) -> error::Result<()> {
+        if self.rows <= self.hold.rows {
+            return Ok(());
+        }
+        Err(Error::Limit(format!(
+            "the view must hold more than its hold_rows = {} rows of the stream; allow more, or let old ones \
+             go with hold_for, or ask for an aggregate, which holds no rows",
+            self.hold.rows
+        )))
+    }
+
+    fn visible(&self, batch: &RecordBatch) -> Result<RecordBatch> {
+        let schema = batch.schema();
+        let visible = |i: &usize| !is_hidden(schema.field(*i).name());
+        let columns = (0..batch.num_columns()).filter(visible).map(|i| Arc::clone(batch.column(i)));
+        let options = arrow::array::RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+        Ok(RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns.collect(), &options)?)
+    }
+}
+
+#[async_trait]
+impl Node for HeldRows {
+    async fn apply(&mut self, context: Arc<TaskContext>) -> error::Result<Delta> {
+        let rows = self.below.run(context).await?;
+        self.rows += rows.num_rows();
+        // With a duration, old rows go first: see `evict`.
+        if self.hold.duration.is_none() {
+            self.check_limit()?;
+        }
+        let after = self.visible(&rows)?;
+        if rows.num_rows() > 0 {
+            self.batches.push(rows);
+        }
+        // Many small batches would cost more each time they are read.
+        while let [.., before, last] = self.batches.as_slice()
+            && last.num_rows() * 2 >= before.num_rows()
+        {
+            let merged = concat_batches(&before.schema(), [before, last])?;
+            self.batches.truncate(self.batches.len() - 2);
+            self.batches.push(merged);
+        }
+        Ok(Delta { before: empty(&self.schema), after, late: Vec::new() })
+    }
+
+    fn evict(&mut self, watermark: i64) -> error::Result<Option<RecordBatch>> {
+        let (Some(duration), Some(time)) = (self.hold.duration, self.time) else { return Ok(None) };
+        let oldest = watermark.saturating_sub(duration);
+        let mut evicted = false;
+        for batch in &mut self.batches {
+            let times = batch.column(time).as_primitive::<Int64Type>().clone();
+            let keep = |i: usize| times.is_null(i) || times.value(i) >= oldest;
+            if (0..times.len()).all(keep) {
+                continue;
+            }
+            let keep = BooleanArray::from_iter((0..times.len()).map(|i| Some(keep(i))));
+            self.rows -= batch.num_rows() - keep.true_count();
+            *batch = filter_record_batch(batch, &keep)?;
+            evicted = true;
+        }
+        self.batches.retain(|batch| batch.num_rows() > 0);
+        self.check_limit()?;
+        Ok(evicted.then(|| empty(&self.schema)))
+    }
+
+    fn rows(&self) -> Result<RecordBatch> {
+        let batches = self.batches.iter().map(|batch| self.visible(batch)).collect::<Result<Vec<_>>>()?;
+        Ok(concat_batches(&self.schema, &batches)?)
+    }
+
+    fn reset(&mut self) -> Result<()> {
+        self.below.reset()
+    }
+
+    fn bytes(&self) -> usize {
+        self.batches.iter().map(RecordBatch::get_array_memory_size).sum()
+    }
+
+    fn bounds_time(&self) -> bool {
+        false
+    }
+
+    fn describe(&self) -> String {
+        let duration = self.hold.duration.map(|ns| format!(", {} s of event time", ns / 1_000_000_000));
+        format!(
+            "at most {} rows{}; each micro-batch costs as much as the rows held",
+            self.hold.rows,
+            duration.unwrap_or_default()
+        )
+    }
+
+    #[cfg(test)]
+    fn keeps_lookups(&self) -> bool {
+        self.below.keeps_lookups()
+    }
+}

@@ -1,0 +1,251 @@
+//! Finds the session of each row: a row's own session, from its time to the gap after it, is merged with
+//! those of its key that it meets. Sessions that meet become one, with a new number.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, Int64Array};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Schema, SchemaRef, TimeUnit};
+use datafusion::error::Result;
+use datafusion::physical_plan::aggregates::group_values::{GroupValues, new_group_values};
+use datafusion::physical_plan::aggregates::order::GroupOrdering;
+
+use super::aggregate::Touched;
+use super::bound::SessionKeys;
+use super::watermark::nanoseconds;
+
+/// A session that is not final.
+#[derive(Clone, Copy, Debug)]
+struct Session {
+    end: i64,
+    /// Its number; while a batch is applied, of a touched one, its position among the batch's.
+    id: Id,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Id {
+    Group(u32),
+    Touched(usize),
+}
+
+/// The open sessions of every key.
+pub struct SessionGroups {
+    keys: SessionKeys,
+    others: Vec<usize>,
+    by_key: Option<Box<dyn GroupValues>>,
+    /// By key, by start.
+    open: HashMap<usize, BTreeMap<i64, Session>>,
+    /// Of each group: its key, start and end.
+    place: HashMap<u32, (usize, i64, i64)>,
+}
+
+impl SessionGroups {
+    /// No session yet. `schema` is that of the group's keys, windows among them.
+    pub fn new(keys: SessionKeys, schema: &SchemaRef) -> Result<Self> {
+        let is_window = |i: &usize| keys.start.contains(i) || keys.end.contains(i);
+        let others: Vec<usize> = (0..schema.fields().len()).filter(|i| !is_window(i)).collect();
+        let by_key = match others.as_slice() {
+            [] => None,
+            others => Some(new_group_values(Arc::new(Schema::project(schema, others)?), &GroupOrdering::None)?),
+        };
+        Ok(SessionGroups { keys, others, by_key, open: HashMap::new(), place: HashMap::new() })
+    }
+
+    /// Puts each row into its session. New groups are numbered from `next`. A session that was final when a
+    /// row came takes it no more.
+    pub fn touch(
+        &mut self,
+        keys: &[ArrayRef],
+        rows: usize,
+        next: u32,
+        final_until: Option<&Int64Array>,
+    ) -> Result<Touched> {
+        let mut ids = Vec::with_capacity(rows);
+        match &mut self.by_key {
+            Some(by_key) => {
+                let others: Vec<ArrayRef> = self.others.iter().map(|i| Arc::clone(&keys[*i])).collect();
+                by_key.intern(&others, &mut ids)?;
+            }
+            None => ids.resize(rows, 0),
+        }
+        let starts = match (self.keys.start.first(), self.keys.end.first()) {
+            (Some(start), _) => nanoseconds(&keys[*start])?,
+            (None, Some(end)) => {
+                let gap = self.keys.gap;
+                nanoseconds(&keys[*end])?.unary(|end| end - gap)
+            }
+            (None, None) => Int64Array::from(Vec::<i64>::new()),
+        };
+        let mut merging = Merging::default();
+        for (row, key) in ids.into_iter().enumerate() {
+            let start = starts.value(row);
+            let open = self.open.entry(key).or_default();
+            let closed_until = final_until.filter(|until| until.is_valid(row)).map(|until| until.value(row));
+            let mut own = (start, start.saturating_add(self.keys.gap));
+            let mut met = Vec::new();
+            for (other, session) in open.range(..own.1).rev() {
+                if session.end <= start {
+                    break;
+                }
+                if closed_until.is_none_or(|until| session.end > until) {
+                    met.push((*other, *session));
+                }
+            }
+            let touched = merging.new_session(row as u32);
+            for (other, session) in met {
+                open.remove(&other);
+                own = (own.0.min(other), own.1.max(session.end));
+                merging.merge(session.id, touched);
+            }
+            let root = merging.root(touched);
+            open.insert(own.0, Session { end: own.1, id: Id::Touched(root) });
+            merging.set(root, key, own);
+            merging.of_row.push(touched);
+        }
+        Ok(self.number(merging, next))
+    }
+
+    /// Gives the sessions of a batch their numbers.
+    fn number(&mut self, mut merging: Merging, next: u32) -> Touched {
+        let roots: Vec<usize> = (0..merging.parent.len()).filter(|i| merging.parent[*i] == *i).collect();
+        // Those that have an old state first.
+        let (with, without): (Vec<usize>, Vec<usize>) =
+            roots.into_iter().partition(|root| !merging.old[*root].is_empty());
+        let mut position = vec![0; merging.parent.len()];
+        let mut touched = Touched {
+            groups: Vec::new(),
+            old: Vec::new(),
+            old_positions: Vec::new(),
+            with_old: with.len(),
+            merged: Vec::new(),
+            first_rows: Vec::new(),
+            positions: Vec::new(),
+        };
+        for (i, root) in with.into_iter().chain(without).enumerate() {
+            position[root] = i;
+            let group = next + i as u32;
+            let (key, (start, end)) = merging.span[root];
+            for old in &merging.old[root] {
+                self.place.remove(old);
+            }
+            self.place.insert(group, (key, start, end));
+            if let Some(session) = self.open.get_mut(&key).and_then(|open| open.get_mut(&start)) {
+                session.id = Id::Group(group);
+            }
+            touched.groups.push(group);
+            touched.first_rows.push(merging.first_row[root]);
+            touched.old_positions.extend(std::iter::repeat_n(i, merging.old[root].len()));
+            touched.old.extend(&merging.old[root]);
+        }
+        touched.merged = touched.old.clone();
+        let of_row = std::mem::take(&mut merging.of_row);
+        touched.positions = of_row.into_iter().map(|session| position[merging.root(session)]).collect();
+        touched
+    }
+
+    /// Sets the window columns of the keys of `groups`: so far they are those of single rows.
+    pub fn set_windows(&self, columns: &mut [ArrayRef], groups: &[u32], schema: &SchemaRef) -> Result<()> {
+        let column = |value: fn(&(usize, i64, i64)) -> i64, data_type: &DataType| -> Result<ArrayRef> {
+            let values = Int64Array::from_iter_values(groups.iter().map(|group| value(&self.place[group])));
+            let exact = cast(&values, &DataType::Timestamp(TimeUnit::Nanosecond, None))?;
+            Ok(match data_type {
+                DataType::Timestamp(TimeUnit::Nanosecond, Some(_)) => cast(&values, data_type)?,
+                _ => cast(&exact, data_type)?,
+            })
+        };
+        for start in &self.keys.start {
+            columns[*start] = column(|place| place.1, schema.field(*start).data_type())?;
+        }
+        for end in &self.keys.end {
+            columns[*end] = column(|place| place.2, schema.field(*end).data_type())?;
+        }
+        Ok(())
+    }
+
+    /// When a session ends, if no further row comes.
+    pub fn end(&self, group: u32) -> Option<i64> {
+        Some(self.place.get(&group)?.2)
+    }
+
+    /// Forgets final sessions.
+    pub fn remove(&mut self, groups: &[u32]) {
+        for group in groups {
+            if let Some((key, start, _)) = self.place.remove(group)
+                && let Some(open) = self.open.get_mut(&key)
+            {
+                open.remove(&start);
+                if open.is_empty() {
+                    self.open.remove(&key);
+                }
+            }
+        }
+    }
+
+    /// Gives the groups their new numbers.
+    pub fn renumber(&mut self, number: &[u32]) {
+        let place = std::mem::take(&mut self.place);
+        self.place = place.into_iter().map(|(group, at)| (number[group as usize], at)).collect();
+        for (group, (key, start, _)) in &self.place {
+            if let Some(session) = self.open.get_mut(key).and_then(|open| open.get_mut(start)) {
+                session.id = Id::Group(*group);
+            }
+        }
+    }
+
+    /// Bytes held, about.
+    pub fn bytes(&self) -> usize {
+        let keys = self.by_key.as_ref().map_or(0, |by_key| by_key.size());
+        keys + self.place.len() * (size_of::<(u32, usize, i64, i64)>() + size_of::<(i64, Session)>())
+    }
+}
+
+/// The sessions of one batch while rows merge them: a union-find forest.
+#[derive(Default)]
+struct Merging {
+    parent: Vec<usize>,
+    first_row: Vec<u32>,
+    /// Of a root: the groups that went into it.
+    old: Vec<Vec<u32>>,
+    /// Of a root: its key and window.
+    span: Vec<(usize, (i64, i64))>,
+    of_row: Vec<usize>,
+}
+
+impl Merging {
+    fn new_session(&mut self, row: u32) -> usize {
+        self.parent.push(self.parent.len());
+        self.first_row.push(row);
+        self.old.push(Vec::new());
+        self.span.push((0, (0, 0)));
+        self.parent.len() - 1
+    }
+
+    fn root(&mut self, mut session: usize) -> usize {
+        while self.parent[session] != session {
+            self.parent[session] = self.parent[self.parent[session]];
+            session = self.parent[session];
+        }
+        session
+    }
+
+    fn merge(&mut self, other: Id, session: usize) {
+        let root = self.root(session);
+        match other {
+            Id::Group(group) => self.old[root].push(group),
+            Id::Touched(other) => {
+                let other = self.root(other);
+                if other != root {
+                    // The older one stays, so that a session's first row is its first.
+                    self.parent[root] = other;
+                    let moved = std::mem::take(&mut self.old[root]);
+                    self.old[other].extend(moved);
+                }
+            }
+        }
+    }
+
+    fn set(&mut self, root: usize, key: usize, span: (i64, i64)) {
+        self.span[root] = (key, span);
+    }
+}
