@@ -311,6 +311,7 @@ fn assert_same(what: &str, ours: &[Vec<String>], theirs: &[Vec<String>]) {
 /// The database that sqllogictest talks to.
 struct Database(Pair);
 
+#[async_trait::async_trait]
 impl sqllogictest::AsyncDB for Database {
     type Error = Error;
     type ColumnType = sqllogictest::DefaultColumnType;
