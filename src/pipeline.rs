@@ -116,7 +116,8 @@ impl Pipeline {
             let table = KafkaTable::new(Arc::clone(&config), Arc::clone(&def), Arc::clone(&references));
             restricted.push((def.name.clone(), Arc::new(table)));
             sources.push(Source {
-                decoder: JsonDecoder::new(Arc::clone(&def.schema)).map_err(|e| def.place.error(e))?,
+                decoder: JsonDecoder::new(Arc::clone(&def.schema), def.timestamp_format)
+                    .map_err(|e| def.place.error(e))?,
                 rules: RuleSet::new(&def, &session::continuous().state())?,
                 progress: Progress::new(&def),
                 def,

@@ -1,9 +1,14 @@
 //! Bytes of messages → rows of a source, and the judgement which of them keep its rules.
 
+mod column;
 mod json;
+mod nested;
+mod number;
+mod object;
 mod rules;
 #[cfg(test)]
 mod tests;
+mod time;
 
 pub use json::JsonDecoder;
 pub use rules::{ForeignKeys, RuleSet};

@@ -8,7 +8,7 @@ use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
 use arrow::datatypes::{DataType, Int64Type};
 
 use super::*;
-use crate::engine::catalog::{Catalog, SourceDef};
+use crate::engine::catalog::{Catalog, SourceDef, TimestampFormat};
 use crate::engine::session;
 use crate::error::Result;
 use crate::queries::QueryFile;
@@ -32,7 +32,7 @@ async fn source(columns: &str) -> SourceDef {
 }
 
 async fn decode(columns: &str, messages: &[&str]) -> (RecordBatch, Vec<Reject>) {
-    let decoder = JsonDecoder::new(source(columns).await.schema).unwrap();
+    let decoder = JsonDecoder::new(source(columns).await.schema, TimestampFormat::Iso).unwrap();
     let payloads: Vec<_> = messages.iter().map(|message| Some(message.as_bytes())).collect();
     let (decoded, rejects) = decoder.decode(&payloads).unwrap();
     let positions: BTreeSet<u32> =
@@ -79,7 +79,7 @@ async fn a_message_that_does_not_fit_is_refused_by_itself_with_the_reason() {
         (r#"{"i": true}"#, "field i: true is no Int32"),
         (r#"{"i": {}}"#, "an object is no Int32"),
         (r#"{"at": "tomorrow"}"#, "field at: \"tomorrow\" is no Timestamp"),
-        (r#"{"s": 5}"#, "field s: 5 is no Utf8"),
+        (r#"{"s": 5}"#, "field s: 5 is no VARCHAR"),
         (r#"{"i": 1"#, "EOF"),
         (r#"{"i": 1} {"i": 2}"#, "trailing characters"),
         (r#"[1]"#, "a JSON object"),
@@ -113,7 +113,7 @@ async fn many_messages_are_decoded_in_order_on_several_threads() {
 
 #[tokio::test]
 async fn a_type_that_json_has_no_form_for_is_refused_when_declared() {
-    let reason = JsonDecoder::new(source("b BYTEA").await.schema).unwrap_err();
+    let reason = JsonDecoder::new(source("b INTERVAL").await.schema, TimestampFormat::Iso).unwrap_err();
     assert!(reason.contains("column b"), "{reason}");
     assert_eq!(source("i INT").await.schema.field(0).data_type(), &DataType::Int32);
 }
@@ -125,7 +125,7 @@ const RULES: &str =
 /// Judges `messages`, cut into batches of `size`: the voters that are counted, and the rules broken.
 async fn judge(messages: &[String], size: usize) -> (Vec<String>, Vec<String>) {
     let source = source(RULES).await;
-    let decoder = JsonDecoder::new(Arc::clone(&source.schema)).unwrap();
+    let decoder = JsonDecoder::new(Arc::clone(&source.schema), source.timestamp_format).unwrap();
     let mut rules = RuleSet::new(&source, &session::continuous().state()).unwrap();
     let (mut counted, mut broken) = (Vec::new(), Vec::new());
     for part in messages.chunks(size) {

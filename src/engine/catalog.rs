@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use arrow::compute::kernels::cast_utils::parse_interval_month_day_nano;
-use arrow::datatypes::{DataType, SchemaRef};
+use arrow::datatypes::{DataType, SchemaRef, TimeUnit};
 use datafusion::error::DataFusionError;
 use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::{DdlStatement, LogicalPlan};
@@ -21,8 +21,15 @@ use super::watermark::MILLISECOND;
 use crate::error::{Error, Result};
 use crate::queries::QueryFile;
 
-const SOURCE_OPTIONS: [&str; 5] =
-    ["format", "event_time", "watermark", "allowed_lateness", "dead_letter_topic"];
+const SOURCE_OPTIONS: [&str; 6] =
+    ["format", "timestamp_format", "event_time", "watermark", "allowed_lateness", "dead_letter_topic"];
+const TIMESTAMP_FORMATS: [(&str, TimestampFormat); 5] = [
+    ("iso", TimestampFormat::Iso),
+    ("epoch_s", TimestampFormat::Epoch(TimeUnit::Second)),
+    ("epoch_ms", TimestampFormat::Epoch(TimeUnit::Millisecond)),
+    ("epoch_us", TimestampFormat::Epoch(TimeUnit::Microsecond)),
+    ("epoch_ns", TimestampFormat::Epoch(TimeUnit::Nanosecond)),
+];
 const VIEW_OPTIONS: [&str; 6] = ["topic", "key", "mode", "hold_rows", "hold_for", "ring_rows"];
 /// Newest rows of an append view that stay readable, unless it says otherwise.
 const RING_ROWS: usize = 10_000;
@@ -91,6 +98,31 @@ pub enum RuleKind {
     PrimaryKey(Vec<String>),
 }
 
+/// How the messages of a source spell a timestamp.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TimestampFormat {
+    /// ISO 8601, or `YYYY-MM-DD HH:MM:SS[.f]`. A text that names no zone is in the column's, or in UTC if the
+    /// column has none.
+    #[default]
+    Iso,
+    /// A number, in quotes or not, of these units since 1970 in UTC.
+    Epoch(TimeUnit),
+}
+
+impl TimestampFormat {
+    fn named(name: &str) -> Option<Self> {
+        TIMESTAMP_FORMATS
+            .iter()
+            .find(|(known, _)| known.eq_ignore_ascii_case(name))
+            .map(|(_, format)| *format)
+    }
+
+    /// Its name in a declaration.
+    pub fn name(self) -> &'static str {
+        TIMESTAMP_FORMATS.iter().find(|(_, format)| *format == self).map_or("", |(name, _)| name)
+    }
+}
+
 /// A declared stream.
 #[derive(Clone, Debug)]
 pub struct SourceDef {
@@ -104,6 +136,8 @@ pub struct SourceDef {
     pub topic: String,
     /// In the order in which they are judged: the primary key last, so that a refused row claims no key.
     pub rules: Vec<Rule>,
+    /// How its messages spell a timestamp.
+    pub timestamp_format: TimestampFormat,
     /// The column that says when the event happened.
     pub event_time: Option<String>,
     /// How far the watermark stays behind the newest event time, in milliseconds; without it there is no
@@ -339,6 +373,13 @@ async fn source(place: Place, table: CreateExternalTable, session: &SessionState
     if let Some(format) = options.get("format").filter(|format| !format.eq_ignore_ascii_case("json")) {
         return Err(place.error(format!("format '{format}' is not known; write 'json'")));
     }
+    let timestamp_format = match options.get("timestamp_format") {
+        Some(name) => TimestampFormat::named(name).ok_or_else(|| {
+            let known = TIMESTAMP_FORMATS.map(|(name, _)| name).join(", ");
+            place.error(format!("timestamp_format '{name}' is not known; it is one of {known}"))
+        })?,
+        None => TimestampFormat::default(),
+    };
     let event_time = options.remove("event_time");
     if let Some(time) = &event_time {
         column(time)?;
@@ -366,6 +407,7 @@ async fn source(place: Place, table: CreateExternalTable, session: &SessionState
         schema,
         topic: topic.clone(),
         rules,
+        timestamp_format,
         event_time,
         watermark_delay_ms,
         allowed_lateness_ms: allowed_lateness_ms.unwrap_or(0),

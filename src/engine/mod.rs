@@ -18,6 +18,7 @@ mod store;
 mod oracle;
 #[cfg(test)]
 mod tests;
+mod types;
 mod view;
 mod watermark;
 pub mod windows;

@@ -1,9 +1,13 @@
 //! The DataFusion session in which continuous queries are planned, and what reading a source of its
 //! plans needs to know.
 
+use std::sync::Arc;
+
 use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::optimizer::Optimizer;
 use datafusion::prelude::{SessionConfig, SessionContext};
+
+use super::types::MapTypes;
 
 /// Schema of the bare names: sources, views, and the reference tables that nothing else is named like.
 pub const PUBLIC: &str = "public";
@@ -38,6 +42,7 @@ pub fn continuous() -> SessionContext {
         .with_config(config)
         .with_default_features()
         .with_optimizer_rules(rules)
+        .with_type_planner(Arc::new(MapTypes))
         .build();
     let session = SessionContext::new_with_state(state);
     super::windows::register(&session);

@@ -44,8 +44,8 @@ impl KafkaTable {
 
     /// Reads the topic in a thread of its own; rows go out as they are judged.
     fn scan_all(&self, send: impl Fn(Result<RecordBatch>) -> bool) -> Result<(), Error> {
-        let decoder =
-            JsonDecoder::new(Arc::clone(&self.source.schema)).map_err(|e| self.source.place.error(e))?;
+        let decoder = JsonDecoder::new(Arc::clone(&self.source.schema), self.source.timestamp_format)
+            .map_err(|e| self.source.place.error(e))?;
         let mut rules = RuleSet::new(&self.source, &session::continuous().state())?;
         let mut reader = KafkaReader::open(&self.config, &self.source.topic, Bounds::UntilNow)?;
         while let Some(batch) =
