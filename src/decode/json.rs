@@ -11,7 +11,8 @@ use arrow::compute::{concat_batches, filter_record_batch};
 use arrow::datatypes::{FieldRef, SchemaRef};
 
 use super::column::{self, Column};
-use super::{Decoded, Reject, object};
+use super::object::Splitter;
+use super::{Decoded, Reject};
 use crate::engine::catalog::TimestampFormat;
 use crate::error::{Error, Result};
 
@@ -65,7 +66,7 @@ impl JsonDecoder {
         let new = |field: &FieldRef| column::new(field, self.timestamps, messages.len());
         let columns = self.schema.fields().iter().map(new).collect::<Result<_, _>>();
         let columns = columns.map_err(Error::Config)?;
-        let mut rows = Rows { schema: &self.schema, columns, values: Vec::new(), length: 0 };
+        let mut rows = Rows { schema: &self.schema, columns, splitter: Splitter::default(), length: 0 };
         let mut kept = Vec::with_capacity(messages.len());
         let mut decoded = Vec::with_capacity(messages.len());
         let mut rejects = Vec::new();
@@ -94,8 +95,7 @@ impl JsonDecoder {
 struct Rows<'a, 'm> {
     schema: &'a SchemaRef,
     columns: Vec<Box<dyn Column<'m> + 'm>>,
-    /// The values of the message at hand.
-    values: Vec<Option<&'m str>>,
+    splitter: Splitter<'m>,
     /// Rows of the columns. One whose value was refused is among them: its message is no row.
     length: usize,
 }
@@ -105,10 +105,10 @@ impl<'m> Rows<'_, 'm> {
         let message = message.ok_or("the message has no payload")?;
         let message = std::str::from_utf8(message).map_err(|e| e.to_string())?;
         let fields = self.schema.fields();
-        object::split(message, fields, &mut self.values).map_err(|e| e.to_string())?;
+        let values = self.splitter.split(message, fields).map_err(|e| e.to_string())?;
         self.length += 1;
         let mut result = Ok(());
-        for ((column, value), field) in self.columns.iter_mut().zip(&self.values).zip(fields) {
+        for ((column, value), field) in self.columns.iter_mut().zip(values).zip(fields) {
             let added = column.add(*value).map_err(|reason| format!("field {}{reason}", field.name()));
             result = result.and(added);
         }

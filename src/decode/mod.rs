@@ -6,6 +6,7 @@ mod nested;
 mod number;
 mod object;
 mod rules;
+mod scan;
 #[cfg(test)]
 mod tests;
 mod time;

@@ -8,7 +8,7 @@ use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::{FieldRef, Fields};
 
 use super::column::{Column, refuse};
-use super::object;
+use super::object::{self, Splitter};
 use crate::error::Result;
 
 type Child<'m> = Box<dyn Column<'m> + 'm>;
@@ -17,30 +17,45 @@ type Child<'m> = Box<dyn Column<'m> + 'm>;
 pub struct Struct<'m> {
     fields: Fields,
     columns: Vec<Child<'m>>,
-    /// The values of the object at hand.
-    values: Vec<Option<&'m str>>,
+    splitter: Splitter<'m>,
     valid: NullBufferBuilder,
 }
 
 impl<'m> Struct<'m> {
     /// Of one column for each field.
     pub fn new(fields: &Fields, columns: Vec<Child<'m>>) -> Self {
-        Struct { fields: fields.clone(), columns, values: Vec::new(), valid: NullBufferBuilder::new(0) }
+        let (splitter, valid) = (Splitter::default(), NullBufferBuilder::new(0));
+        Struct { fields: fields.clone(), columns, splitter, valid }
+    }
+
+    /// Under a null struct the children are null too: DataFusion reads a field without its parent's mask.
+    fn add_null(&mut self) {
+        self.valid.append_null();
+        // A null is never refused.
+        self.columns.iter_mut().for_each(|column| drop(column.add(None)));
     }
 }
 
 impl<'m> Column<'m> for Struct<'m> {
     fn add(&mut self, value: Option<&'m str>) -> Result<(), String> {
-        // Under a null struct the children are null too: DataFusion reads a field without its parent's mask.
-        self.values.clear();
-        let mut result = match value {
-            Some(json) if !json.starts_with('{') => refuse(json, "STRUCT"),
-            Some(json) => object::split(json, &self.fields, &mut self.values).map_err(|e| format!(": {e}")),
-            None => Ok(()),
+        let Some(json) = value else {
+            self.add_null();
+            return Ok(());
         };
-        self.values.resize(self.fields.len(), None);
-        self.valid.append(value.is_some());
-        for ((column, value), field) in self.columns.iter_mut().zip(&self.values).zip(&self.fields) {
+        if !json.starts_with('{') {
+            self.add_null();
+            return refuse(json, "STRUCT");
+        }
+        let values = match self.splitter.split(json, &self.fields) {
+            Ok(values) => values,
+            Err(error) => {
+                self.add_null();
+                return Err(format!(": {error}"));
+            }
+        };
+        self.valid.append_non_null();
+        let mut result = Ok(());
+        for ((column, value), field) in self.columns.iter_mut().zip(values).zip(&self.fields) {
             let added = column.add(*value).map_err(|reason| format!(".{}{reason}", field.name()));
             result = result.and(added);
         }
