@@ -5,6 +5,8 @@ mod json;
 mod nested;
 mod number;
 mod object;
+#[cfg(test)]
+mod oracle;
 mod rules;
 mod scan;
 #[cfg(test)]
