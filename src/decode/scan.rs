@@ -230,3 +230,44 @@ impl<'m> Scanner<'m> {
         (start < self.at).then_some(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde::de::IgnoredAny;
+
+    use super::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 30_000, failure_persistence: None, ..ProptestConfig::default() })]
+        #[test]
+        fn what_is_json_is_what_serde_json_says(
+            tokens in prop::collection::vec(prop::sample::select(TOKENS.to_vec()), 1..9)
+        ) {
+            let text = tokens.concat();
+            let mut scanner = Scanner::new(&text);
+            let value = scanner.value().filter(|_| scanner.end().is_some());
+            prop_assert_eq!(value.is_some(), serde_json::from_str::<IgnoredAny>(&text).is_ok(), "{}", text);
+            prop_assert!(value.is_none_or(|value| value == text.trim()));
+        }
+    }
+
+    const TOKENS: [&str; 16] = [
+        "{",
+        "}",
+        "[",
+        "]",
+        "{",
+        "}",
+        "[",
+        "]",
+        ",",
+        ":",
+        "\"k\":",
+        "\"a long \\\"text\\u00e9\"",
+        "-0",
+        "1.5e3",
+        "null",
+        " ",
+    ];
+}

@@ -214,7 +214,7 @@ async fn what_would_change_a_value_in_silence_is_refused() {
 async fn what_is_no_json_is_refused_also_where_it_is_skipped() {
     let good = r#"[] {} [[],{}] "\u00e9\n\/" -0.0e+1 1E5 [1,2] {"a":{"b":[null,true]}} "a_long_text_without_escapes" "é😀""#;
     let bad = r#"[1,] [,1] {,} {"a"} {"a":} {"a":1,} {"a"1} {1:2} [1"2"] [} {] 01 1. .5 - +1 1e nul nulll tru NaN 'a'
-        "\x" "\u12g4" "open 1} [1]]"#;
+        "\x" "\u12g4" "open 1} [1]] [1} {"a":1] [{"a":1]} [[1}]"#;
     let control = ["", "\"\u{1}\"", "\"a text with a tab\tand more text\""];
     let good: Vec<_> = good.split_whitespace().chain(["[ 1 ,\n2 ] "]).collect();
     let bad: Vec<_> = bad.split_whitespace().chain(control).collect();
