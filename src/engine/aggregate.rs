@@ -22,6 +22,7 @@ use datafusion::physical_plan::aggregates::order::GroupOrdering;
 use datafusion::physical_plan::aggregates::{
     AggregateExec, AggregateMode, PhysicalGroupBy, aggregate_expressions, evaluate_group_by, evaluate_many,
 };
+use datafusion::physical_plan::execution_plan::replace_children_if_necessary;
 use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr};
 
 use super::below::Below;
@@ -90,7 +91,7 @@ struct Function {
 impl AggregateState {
     /// Takes over what `plan` would compute; `schema` is that of its rows in the finishing plan.
     pub fn new(plan: &Arc<dyn ExecutionPlan>, schema: SchemaRef, lifetime: Lifetime) -> Result<Self> {
-        let exec = own_rows(plan)?;
+        let (exec, below) = own_rows(plan)?;
         let group_by = PhysicalGroupBy::clone(exec.group_expr());
         let input = exec.input().schema();
         let key_schema = group_by.group_schema(&input)?;
@@ -112,7 +113,7 @@ impl AggregateState {
             .collect::<Result<Vec<_>>>()?;
         let exprs: Vec<_> = functions.iter().map(|function| Arc::clone(&function.expr)).collect();
         let mut state = AggregateState {
-            below: Below::new(Arc::clone(exec.input())),
+            below: Below::new(below),
             arguments: aggregate_expressions(&exprs, &AggregateMode::Partial, 0)?,
             group_by: Arc::new(group_by),
             key_schema,
@@ -438,15 +439,28 @@ impl Node for AggregateState {
     }
 }
 
-/// The operator that reads the rows: GROUPING SETS are planned in two steps, all else in one.
-fn own_rows(plan: &Arc<dyn ExecutionPlan>) -> Result<&AggregateExec> {
-    let Some(exec) = plan.downcast_ref::<AggregateExec>() else {
+/// The operator that aggregates the rows themselves, and what it reads. GROUPING SETS and unions are planned
+/// in two steps, and subqueries in expressions stand around the aggregate: they go with what it reads.
+fn own_rows(plan: &Arc<dyn ExecutionPlan>) -> Result<(&AggregateExec, Arc<dyn ExecutionPlan>)> {
+    if let Some(exec) = plan.downcast_ref::<AggregateExec>()
+        && matches!(
+            exec.mode(),
+            AggregateMode::Single | AggregateMode::SinglePartitioned | AggregateMode::Partial
+        )
+    {
+        return Ok((exec, Arc::clone(exec.input())));
+    }
+    let children = plan.children();
+    let Some((first, others)) = children.split_first() else {
         return plan_err!("{} where an aggregate was expected", plan.name());
     };
-    match exec.mode() {
-        AggregateMode::Single | AggregateMode::SinglePartitioned | AggregateMode::Partial => Ok(exec),
-        _ => own_rows(exec.input()),
+    let (exec, below) = own_rows(first)?;
+    if others.is_empty() {
+        return Ok((exec, below));
     }
+    let mut inputs = vec![below];
+    inputs.extend(others.iter().map(|other| Arc::clone(other)));
+    Ok((exec, replace_children_if_necessary(Arc::clone(plan), inputs)?))
 }
 
 /// The keys of all grouping sets: first those of the first set, of every row, and so on.

@@ -98,13 +98,13 @@ impl Pair {
     }
 
     /// Fails if a view differs from a recount.
-    pub async fn check(&self) {
-        self.built.as_ref().expect("nothing is declared").check(&self.texts.join(";\n")).await;
+    pub async fn check(&mut self) {
+        self.built.as_mut().expect("nothing is declared").check(&self.texts.join(";\n")).await;
     }
 
     /// A session with the views as they are, and every source and reference table.
-    pub async fn session(&self) -> SessionContext {
-        let built = self.built.as_ref().expect("nothing is declared");
+    pub async fn session(&mut self) -> SessionContext {
+        let built = self.built.as_mut().expect("nothing is declared");
         let session = built.recount_session().await;
         for (name, batch) in &built.shown {
             let _ = session.deregister_table(name.as_str());
@@ -174,7 +174,7 @@ impl Built {
     }
 
     /// Plain DataFusion over all rows so far.
-    async fn recount_session(&self) -> SessionContext {
+    async fn recount_session(&mut self) -> SessionContext {
         let session = SessionContext::new_with_config(session::base_config());
         windows::register(&session);
         let register = |name: &str, schema: &SchemaRef, batches: Option<&Vec<RecordBatch>>| {
@@ -211,7 +211,7 @@ impl Built {
         session
     }
 
-    async fn check(&self, text: &str) {
+    async fn check(&mut self, text: &str) {
         let session = self.recount_session().await;
         for view in self.catalog.views.values().filter(|view| view.materialized) {
             let holds_for = view.hold.is_some_and(|hold| hold.duration.is_some());
@@ -364,6 +364,7 @@ impl sqllogictest::AsyncDB for Database {
     async fn shutdown(&mut self) {}
 }
 
+/// With TALLY_UPDATE_SQL set, the files' expected rows are written anew: look at the difference.
 #[test]
 fn the_files_of_tests_sql_hold() {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sql");
@@ -377,6 +378,16 @@ fn the_files_of_tests_sql_hold() {
         let name = file.file_name().unwrap().to_string_lossy().into_owned();
         let outcome = std::panic::catch_unwind(|| {
             let mut runner = sqllogictest::Runner::new(|| async { Ok(Database(Pair::new())) });
+            if std::env::var_os("TALLY_UPDATE_SQL").is_some() {
+                let update = runner.update_test_file(
+                    &file,
+                    " ",
+                    sqllogictest::default_validator,
+                    sqllogictest::default_normalizer,
+                    sqllogictest::default_column_validator,
+                );
+                return runtime.block_on(update).map_err(|e| e.to_string());
+            }
             runtime.block_on(runner.run_file_async(&file)).map_err(|e| e.display(false).to_string())
         });
         match outcome {

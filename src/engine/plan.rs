@@ -143,13 +143,18 @@ impl Engine {
         let key = if def.key.is_empty() { inferred_key(&plan, &schema)? } else { def.key.clone() };
         let without_sessions = split::cut_sessions(plan, |aggregate| {
             let optimized = state.optimize(&aggregate)?;
-            let split = split(optimized, false, &mut state_of)?;
+            let split = split(optimized, false, true, &mut state_of)?;
             nodes.extend(split.nodes);
             Ok(split.finishing)
         })?;
-        let split = split(state.optimize(&without_sessions)?, def.hold.is_some(), &mut state_of)?;
+        let split = split(state.optimize(&without_sessions)?, def.hold.is_some(), false, &mut state_of)?;
         nodes.extend(split.nodes);
-        let reach = if nodes.len() > 1 && split.reach == Reach::Touched { Reach::All } else { split.reach };
+        // Held rows that go by time are touched by no row.
+        let by_time = def.hold.is_some_and(|hold| hold.duration.is_some());
+        let reach = match split.reach {
+            Reach::Touched if nodes.len() > 1 || by_time => Reach::All,
+            reach => reach,
+        };
         let finishing = state.query_planner().create_physical_plan(&split.finishing, &state).await?;
         references.extend(split::reference_columns(&split.finishing)?);
         let mut tables = BTreeSet::new();
@@ -263,7 +268,7 @@ impl Engine {
     }
 
     async fn plan_node(
-        &self,
+        &mut self,
         catalog: &Catalog,
         def: &ViewDef,
         plan: LogicalPlan,

@@ -21,6 +21,8 @@ pub fn base_config() -> SessionConfig {
     let options = config.options_mut();
     options.sql_parser.map_string_types_to_utf8view = false;
     options.sql_parser.collect_spans = true;
+    // What `TIMESTAMP WITH TIME ZONE` means without a zone.
+    options.execution.time_zone = Some("+00:00".into());
     config
 }
 

@@ -43,10 +43,12 @@ pub enum Reach {
 }
 
 /// Splits `plan`, already optimized. `state_of` gives the table of a node, so that equal nodes of several
-/// views can share one. `may_hold`: whether rows of streams may be held where nothing less will do.
+/// views can share one. `may_hold`: whether rows of streams may be held where nothing less will do; `is_session`: the plan is an aggregate over session windows,
+/// as [`cut_sessions`] finds them.
 pub fn split(
     plan: LogicalPlan,
     may_hold: bool,
+    is_session: bool,
     mut state_of: impl FnMut(&LogicalPlan) -> Arc<SlotTable>,
 ) -> Result<Split> {
     check_limits(&plan)?;
@@ -103,6 +105,9 @@ pub fn split(
     })?;
     let finishing = finishing.data.recompute_schema()?;
     refuse_leftover_sessions(&finishing)?;
+    if !is_session {
+        nodes.iter().try_for_each(|(node, _)| refuse_leftover_sessions(node))?;
+    }
     let reach = if nodes.len() == 1 && is_row_wise(&finishing)? { Reach::Touched } else { Reach::All };
     Ok(Split { nodes, finishing, folded, reach })
 }
