@@ -147,7 +147,8 @@ impl Engine {
             nodes.extend(split.nodes);
             Ok(split.finishing)
         })?;
-        let split = split(state.optimize(&without_sessions)?, def.hold.is_some(), false, &mut state_of)?;
+        let optimized = split::keep_values_only(state.optimize(&without_sessions)?)?;
+        let split = split(optimized, def.hold.is_some(), false, &mut state_of)?;
         nodes.extend(split.nodes);
         // Held rows that go by time are touched by no row.
         let by_time = def.hold.is_some_and(|hold| hold.duration.is_some());

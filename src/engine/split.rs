@@ -112,6 +112,27 @@ pub fn split(
     Ok(Split { nodes, finishing, folded, reach })
 }
 
+/// Where a plan asks only whether the rows of a stream have a value (IN, EXISTS, EXCEPT, a semi or anti join),
+/// the different values are enough: an aggregate keeps them.
+pub fn keep_values_only(plan: LogicalPlan) -> Result<LogicalPlan> {
+    let kept = plan.transform_up_with_subqueries(|node| {
+        let LogicalPlan::Join(join) = &node else { return Ok(Transformed::no(node)) };
+        let asks_right = matches!(join.join_type, JoinType::LeftSemi | JoinType::LeftAnti | JoinType::LeftMark);
+        let asks_left = matches!(join.join_type, JoinType::RightSemi | JoinType::RightAnti | JoinType::RightMark);
+        let asked = if asks_right { &join.right } else { &join.left };
+        let needs_rows = is_fed_by_stream(asked) && !has_aggregate(asked)? && check_below(asked).is_ok();
+        if !(asks_left || asks_right) || !needs_rows {
+            return Ok(Transformed::no(node));
+        }
+        let columns: Vec<Expr> = asked.schema().columns().into_iter().map(Expr::Column).collect();
+        let values = LogicalPlanBuilder::from(Arc::clone(asked)).aggregate(columns, Vec::<Expr>::new())?.build()?;
+        let mut join = join.clone();
+        *(if asks_right { &mut join.right } else { &mut join.left }) = Arc::new(values);
+        Ok(Transformed::yes(LogicalPlan::Join(join)))
+    })?;
+    Ok(kept.data)
+}
+
 /// `now()` and its kind would be frozen in a plan that is kept, and `random()` would differ between the
 /// incremental answer and a recount.
 pub fn refuse_volatile(plan: &LogicalPlan) -> Result<()> {
