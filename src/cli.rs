@@ -16,6 +16,9 @@ Examples:
   tally run                                      the engine and the dashboard,
   tally vote --rate 1000                         and votes
   tally config                                   the effective settings
+  tally check --queries queries                  what each view keeps and costs; no server needed
+  tally replay --queries queries --input votes_topic=votes.ndjson --table candidates=candidates.csv \
+               --table voters=voters.csv --view votes_per_candidate
 
 Settings come from tally.toml, then TALLY_* variables (TALLY_LISTEN, TALLY_POSTGRES_URL,
 TALLY_KAFKA_BOOTSTRAP_SERVERS, TALLY_KAFKA_SECURITY_PROTOCOL, …), then flags; the later wins.
@@ -83,6 +86,40 @@ pub enum Command {
         /// How it runs and listens.
         #[command(flatten)]
         run: Run,
+    },
+    /// Check a folder of .sql files without any server: columns, key, mode and plan of each view
+    Check {
+        /// Directory of the .sql files [default: ./queries if it exists, else those built in]
+        #[arg(long, value_name = "DIR")]
+        queries: Option<PathBuf>,
+        /// Columns of a reference table that neither migrations/ nor a CREATE EXTERNAL TABLE declares, from a
+        /// file; may be repeated
+        #[arg(long = "table", value_name = "NAME=FILE", value_parser = named_file)]
+        tables: Vec<(String, PathBuf)>,
+    },
+    /// Run files through the engine instead of Kafka and Postgres, and print a view or its changes
+    Replay {
+        /// Directory of the .sql files [default: ./queries if it exists, else those built in]
+        #[arg(long, value_name = "DIR")]
+        queries: Option<PathBuf>,
+        /// A file whose lines are the messages of a topic; may be repeated
+        #[arg(long = "input", value_name = "TOPIC=FILE.ndjson", value_parser = named_file)]
+        inputs: Vec<(String, PathBuf)>,
+        /// A reference table, from .csv with a header or .ndjson; may be repeated
+        #[arg(long = "table", value_name = "NAME=FILE", value_parser = named_file)]
+        tables: Vec<(String, PathBuf)>,
+        /// Lines of a micro-batch; changes what a changelog shows, never the view
+        #[arg(long, default_value_t = 10_000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+        batch_rows: u32,
+        /// Print this view as it is at the end
+        #[arg(long, required_unless_present = "changelog", conflicts_with = "changelog")]
+        view: Option<String>,
+        /// Print every change of this view, with its op and epoch
+        #[arg(long, value_name = "VIEW")]
+        changelog: Option<String>,
+        /// How
+        #[arg(long, value_enum, default_value_t = Format::Table)]
+        format: Format,
     },
     /// Print the effective settings, without secrets
     Config {
@@ -178,6 +215,17 @@ pub struct Run {
     pub trigger_ms: Option<u64>,
 }
 
+/// How rows are printed.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub enum Format {
+    /// For people
+    Table,
+    /// An object a line
+    Json,
+    /// With a header
+    Csv,
+}
+
 /// No setting of its own.
 #[derive(Debug, Serialize)]
 pub struct None {}
@@ -186,5 +234,12 @@ fn share(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
         _ => Err("a share from 0 to 1, such as 0.05".into()),
+    }
+}
+
+fn named_file(text: &str) -> Result<(String, PathBuf), String> {
+    match text.split_once('=') {
+        Some((name, file)) if !name.is_empty() && !file.is_empty() => Ok((name.into(), file.into())),
+        _ => Err("NAME=FILE, such as candidates=candidates.csv".into()),
     }
 }

@@ -1,7 +1,10 @@
 //! The commands: settings → connections → work. One function each.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
+use datafusion::prelude::SessionContext;
+use datafusion::sql::parser::Statement;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use tokio::net::TcpListener;
 
@@ -10,8 +13,12 @@ use crate::clients;
 use crate::config::{Config, Flags};
 use crate::demo;
 use crate::election::{self, SeedOptions, VoteOptions};
-use crate::error::Result;
+use crate::engine::windows::{self, Sessions};
+use crate::error::{Error, Result};
 use crate::pipeline::Pipeline;
+use crate::queries;
+use crate::reference::tables_of_migrations;
+use crate::replay::{self, Replay, Show};
 use crate::serve::{self, App};
 use crate::shutdown::{self, Shutdown};
 use crate::topics::{self, Outcome};
@@ -43,6 +50,21 @@ pub async fn run(cli: Cli, bars: &MultiProgress) -> Result<()> {
             vote(&config, &options, bars, &shutdown).await
         }
         Command::Run { flags, run } => serve_engine(Config::load(file, &flags, &run)?, shutdown).await,
+        Command::Check { queries, tables } => {
+            let (_, files) = queries::load(queries.as_deref())?;
+            print!("{}", replay::check(&files, &tables, tables_of_migrations()).await?);
+            Ok(())
+        }
+        Command::Replay { queries, inputs, tables, batch_rows, view, changelog, format } => {
+            let (_, files) = queries::load(queries.as_deref())?;
+            let engine = Replay::open(&files, &tables).await?;
+            let show = view.map(Show::View).or(changelog.map(Show::Changelog));
+            let Some(show) = show else {
+                return Err(Error::Config("say what to print: --view NAME or --changelog NAME".into()));
+            };
+            let (mut out, mut errors) = (std::io::stdout(), std::io::stderr());
+            replay::replay(engine, &inputs, batch_rows as usize, &show, format, &mut out, &mut errors).await
+        }
         Command::Config { flags, run } => {
             print!("{}", Config::load(file, &flags, &run)?.to_toml());
             Ok(())
@@ -111,7 +133,7 @@ pub async fn run_engine(
     let app = App {
         published: pipeline.reader(),
         restricted: pipeline.restricted_tables(),
-        prepare: None,
+        prepare: Some(Arc::new(prepare_windows)),
         token,
         web_dir: config.web_dir.clone(),
         limits: config.into(),
@@ -131,6 +153,13 @@ pub async fn run_engine(
     };
     let (engine, server) = tokio::join!(engine, server);
     engine.and(server)
+}
+
+/// `tumble`, `hop` and `session` in ad-hoc SQL.
+fn prepare_windows(session: &SessionContext, statement: &mut Statement) -> datafusion::error::Result<()> {
+    windows::register(session);
+    windows::rewrite(statement, Sessions::Batch)?;
+    Ok(())
 }
 
 /// The configured token, or a new random one.

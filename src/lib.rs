@@ -28,9 +28,10 @@ pub mod sink;
 // … and what readers see.
 pub mod snapshot;
 
-// The loop that ties these together.
+// The loop that ties these together; the same over files.
 pub mod pipeline;
 mod progress;
+pub mod replay;
 
 // HTTP.
 pub mod serve;

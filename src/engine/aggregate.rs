@@ -7,9 +7,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions, UInt32Array};
+use arrow::array::{
+    Array, ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions, UInt32Array, new_null_array,
+};
 use arrow::compute::{cast, concat, filter_record_batch, take};
-use arrow::datatypes::{Int64Type, SchemaRef, UInt32Type};
+use arrow::datatypes::{Int64Type, Schema, SchemaRef, UInt32Type};
 use async_trait::async_trait;
 use datafusion::common::{internal_err, plan_err};
 use datafusion::error::Result;
@@ -129,8 +131,9 @@ impl AggregateState {
         };
         if let Groups::One = state.groups {
             // COUNT(*) over no row is a row with 0.
-            state.accumulate(&RecordBatch::new_empty(input))?;
+            state.accumulate(&RecordBatch::new_empty(Arc::clone(&input)))?;
         }
+        state.start_totals(&input)?;
         Ok(state)
     }
 
@@ -139,8 +142,43 @@ impl AggregateState {
         let (rows, sets, late) = self.take_late_out(rows, sets)?;
         let keys = one_after_another(&sets)?;
         let touched = self.touch(&keys, rows.num_rows() * sets.len().max(1), &rows)?;
-        let before =
-            if touched.old.is_empty() { Vec::new() } else { self.store.read(&touched.old)? };
+        self.merge(&keys, touched, &rows, late)
+    }
+
+    /// Adds the group of all rows for each grouping set that is empty: it is there before the first row.
+    fn start_totals(&mut self, input: &SchemaRef) -> Result<()> {
+        let is_total = |set: &&Vec<bool>| !set.is_empty() && set.iter().all(|left_out| *left_out);
+        if !self.group_by.groups().iter().any(|set| is_total(&set)) {
+            return Ok(());
+        }
+        // Keys are evaluated over a row; of these sets no key looks at it.
+        let nullable = input.fields().iter().map(|field| field.as_ref().clone().with_nullable(true));
+        let nullable = Arc::new(Schema::new(nullable.collect::<Vec<_>>()));
+        let columns = nullable.fields().iter().map(|field| new_null_array(field.data_type(), 1)).collect();
+        let options = RecordBatchOptions::new().with_row_count(Some(1));
+        let row = RecordBatch::try_new_with_options(nullable, columns, &options)?;
+        let sets = evaluate_group_by(&self.group_by, &row)?.into_iter().zip(self.group_by.groups());
+        let totals: Vec<_> = sets.filter(|(_, set)| is_total(set)).map(|(keys, _)| keys).collect();
+        let keys = one_after_another(&totals)?;
+        let empty = RecordBatch::new_empty(Arc::clone(input));
+        let mut touched = self.touch(&keys, totals.len(), &empty)?;
+        touched.positions.clear();
+        self.merge(&keys, touched, &empty, Vec::new())?;
+        Ok(())
+    }
+
+    /// Merges the rows with the old states of their groups.
+    fn merge(
+        &mut self,
+        keys: &[ArrayRef],
+        touched: Touched,
+        rows: &RecordBatch,
+        late: Vec<u32>,
+    ) -> Result<Delta> {
+        if touched.groups.is_empty() {
+            return Ok(Delta { before: empty(&self.schema), after: empty(&self.schema), late });
+        }
+        let before = if touched.old.is_empty() { Vec::new() } else { self.store.read(&touched.old)? };
 
         let first_rows = UInt32Array::from(touched.first_rows);
         let mut columns =
@@ -151,7 +189,7 @@ impl AggregateState {
         let count = touched.groups.len();
         let everyone: Vec<usize> = (0..count).collect();
         let mut results = Vec::with_capacity(self.functions.len());
-        let arguments = evaluate_many(&self.arguments, &rows)?;
+        let arguments = evaluate_many(&self.arguments, rows)?;
         for (function, arguments) in self.functions.iter_mut().zip(&arguments) {
             let mut accumulator = function.accumulator()?;
             if !before.is_empty() {
@@ -159,10 +197,12 @@ impl AggregateState {
                 // An accumulator takes every group up to the number it is told for seen: the old ones come first.
                 accumulator.merge_batch(states, &touched.old_positions, touched.with_old)?;
             }
-            let filter = function.evaluate_filter(&rows)?;
+            let filter = function.evaluate_filter(rows)?;
             for set in touched.positions.chunks(rows.num_rows().max(1)) {
                 let filter = match &mut function.dedup {
-                    Some(dedup) => Some(dedup.first_seen(set, &touched.groups, arguments, filter.as_ref())?),
+                    Some(dedup) => {
+                        Some(dedup.first_seen(set, &touched.groups, arguments, filter.as_ref())?)
+                    }
                     None => filter.clone(),
                 };
                 accumulator.update_batch(arguments, set, filter.as_ref(), count)?;
@@ -216,7 +256,9 @@ impl AggregateState {
         let keep = BooleanArray::from_iter((0..rows.num_rows()).map(|row| Some(!is_late(row))));
         let kept = filter_record_batch(rows, &keep)?;
         let sets = evaluate_group_by(&self.group_by, &kept)?;
-        let Some(position) = rows.column_by_name(ROW) else { return internal_err!("column {ROW} is not held") };
+        let Some(position) = rows.column_by_name(ROW) else {
+            return internal_err!("column {ROW} is not held");
+        };
         let position = position.as_primitive::<UInt32Type>();
         let late = late.into_iter().map(|row| position.value(row)).collect();
         Ok((kept, sets, late))
@@ -239,7 +281,8 @@ impl AggregateState {
                 });
             }
             Groups::BySession(sessions) => {
-                let final_until = batch.column_by_name(FINAL_UNTIL).map(|column| column.as_primitive::<Int64Type>());
+                let final_until =
+                    batch.column_by_name(FINAL_UNTIL).map(|column| column.as_primitive::<Int64Type>());
                 return sessions.touch(keys, rows, known as u32, final_until);
             }
             Groups::ByKey(groups) => groups,
@@ -371,7 +414,8 @@ impl Node for AggregateState {
             None => BTreeMap::new(),
         };
         let ended = std::mem::replace(&mut self.ends, later);
-        let ended: Vec<u32> = ended.into_values().flatten().filter(|group| !self.dead.contains(group)).collect();
+        let ended: Vec<u32> =
+            ended.into_values().flatten().filter(|group| !self.dead.contains(group)).collect();
         if ended.is_empty() {
             return Ok(None);
         }
@@ -427,7 +471,9 @@ impl Node for AggregateState {
             if function.dedup.is_some() {
                 text += &format!("; {}(DISTINCT) keeps each value of a group once", name);
             } else if function.expr.is_distinct() || GROWING.contains(&name) {
-                text += &format!("; {name} keeps every value: its state grows with history, up to state_bytes_max");
+                text += &format!(
+                    "; {name} keeps every value: its state grows with history, up to state_bytes_max"
+                );
             }
         }
         text

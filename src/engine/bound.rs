@@ -9,7 +9,8 @@ use datafusion::datasource::{provider_as_source, source_as_provider};
 use datafusion::error::Result;
 use datafusion::logical_expr::logical_plan::{SubqueryAlias, TableScanBuilder};
 use datafusion::logical_expr::{
-    Aggregate, BinaryExpr, Expr, Filter, Join, LogicalPlan, LogicalPlanBuilder, Operator, Projection, TableScan,
+    Aggregate, BinaryExpr, Expr, Filter, Join, LogicalPlan, LogicalPlanBuilder, Operator, Projection,
+    TableScan,
 };
 
 use super::slot::{FINAL_UNTIL, ROW, TIME, as_slot};
@@ -80,7 +81,9 @@ pub fn session(aggregate: &Aggregate) -> Result<Option<SessionKeys>> {
             _ => 0,
         };
         if keys.gap == 0 {
-            return plan_err!("a session's gap must be an INTERVAL of fixed length, such as INTERVAL '5 minutes'");
+            return plan_err!(
+                "a session's gap must be an INTERVAL of fixed length, such as INTERVAL '5 minutes'"
+            );
         }
     }
     if keys.start.is_empty() && keys.end.is_empty() {
@@ -182,7 +185,9 @@ fn ends_after(expr: &Expr, time: &str) -> Option<i64> {
         Expr::ScalarFunction(function) => {
             let of_time = |expr: &Expr| ends_after(expr, time) == Some(1);
             match (function.func.name(), function.args.as_slice()) {
-                ("date_bin", [Expr::Literal(size, _), of, ..]) if of_time(of) => windows::fixed_nanoseconds(size),
+                ("date_bin", [Expr::Literal(size, _), of, ..]) if of_time(of) => {
+                    windows::fixed_nanoseconds(size)
+                }
                 ("date_trunc", [Expr::Literal(unit, _), of]) if of_time(of) => {
                     let seconds = match unit.to_string().to_lowercase().as_str() {
                         "second" => 1,

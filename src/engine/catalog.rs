@@ -558,15 +558,22 @@ fn view(place: Place, view: CreateView) -> Result<ViewDef> {
                 let modes = [Mode::Update, Mode::Complete, Mode::Append];
                 def.mode = modes.into_iter().find(|mode| value.eq_ignore_ascii_case(mode.as_str()));
                 if def.mode.is_none() {
-                    let reason = format!("mode '{value}' is not known; there are update, complete and append");
+                    let reason =
+                        format!("mode '{value}' is not known; there are update, complete and append");
                     return Err(def.place.error(reason));
                 }
             }
-            "hold_rows" => def.hold = Some(Hold { rows: number(&def.place, "hold_rows", &value)?, duration: None }),
+            "hold_rows" => {
+                def.hold = Some(Hold { rows: number(&def.place, "hold_rows", &value)?, duration: None })
+            }
             "ring_rows" => def.ring_rows = number(&def.place, "ring_rows", &value)?,
             "hold_for" => match duration_ms(&value).filter(|duration| *duration > 0) {
                 Some(duration) => hold_for = Some(duration.saturating_mul(MILLISECOND)),
-                None => return Err(def.place.error(format!("hold_for '{value}' is no duration such as '1 hour'"))),
+                None => {
+                    return Err(def
+                        .place
+                        .error(format!("hold_for '{value}' is no duration such as '1 hour'")));
+                }
             },
             other => {
                 let known = VIEW_OPTIONS.join(", ");

@@ -8,14 +8,16 @@ pub mod catalog;
 mod dedup;
 pub mod held;
 mod node;
+#[cfg(test)]
+mod oracle;
 mod plan;
+#[cfg(test)]
+mod random_queries;
 pub mod session;
 mod session_groups;
 pub mod slot;
 mod split;
 mod store;
-#[cfg(test)]
-mod oracle;
 #[cfg(test)]
 mod tests;
 mod types;
@@ -145,7 +147,8 @@ impl Engine {
 
     /// Bytes of the nodes' state and the views' rows.
     pub fn state_bytes(&self) -> usize {
-        self.nodes.iter().map(Stateful::bytes).sum::<usize>() + self.views.iter().map(View::own_bytes).sum::<usize>()
+        self.nodes.iter().map(Stateful::bytes).sum::<usize>()
+            + self.views.iter().map(View::own_bytes).sum::<usize>()
     }
 
     /// Of each view, bytes of its rows and of its nodes, which others may share.
@@ -353,7 +356,12 @@ impl Engine {
 }
 
 impl Finish {
-    async fn run(&mut self, info: &ViewInfo, place: &Place, context: &Arc<TaskContext>) -> Result<RecordBatch> {
+    async fn run(
+        &mut self,
+        info: &ViewInfo,
+        place: &Place,
+        context: &Arc<TaskContext>,
+    ) -> Result<RecordBatch> {
         // Joins cache one side: over other rows it must be built again.
         self.plan = reset_plan_states(Arc::clone(&self.plan))?;
         let batches =
@@ -379,7 +387,10 @@ impl View {
     }
 
     fn nothing(&self) -> Result<ViewChange> {
-        Ok(self.change(Changelog { ops: Vec::new(), rows: RecordBatch::new_empty(Arc::clone(&self.info.schema)) }))
+        Ok(self.change(Changelog {
+            ops: Vec::new(),
+            rows: RecordBatch::new_empty(Arc::clone(&self.info.schema)),
+        }))
     }
 
     /// The change as the view's output mode has it.

@@ -46,6 +46,8 @@ struct Built {
     references: BTreeMap<String, Vec<RecordBatch>>,
     /// Views with rows that came too late, which a recount would count.
     late: BTreeSet<String>,
+    /// Those rows, by position among all rows of all sources.
+    late_rows: Vec<(usize, String)>,
 }
 
 /// A consumer of a changelog that checks each record against what it holds.
@@ -114,6 +116,14 @@ impl Pair {
         session
     }
 
+    /// The rows of every view, and the late rows of each.
+    pub fn shown(&self) -> (BTreeMap<String, Vec<Vec<String>>>, Vec<(usize, String)>) {
+        let built = self.built.as_ref().expect("nothing is declared");
+        let rows = |batch: &RecordBatch| sorted(std::slice::from_ref(batch));
+        let shown = built.shown.iter().map(|(name, batch)| (name.clone(), rows(batch))).collect();
+        (shown, built.late_rows.clone())
+    }
+
     /// Schema of a source or reference table.
     pub fn schema(&self, table: &str) -> Option<SchemaRef> {
         let catalog = &self.built.as_ref()?.catalog;
@@ -137,6 +147,7 @@ impl Built {
             rows: BTreeMap::new(),
             references: BTreeMap::new(),
             late: BTreeSet::new(),
+            late_rows: Vec::new(),
         };
         let changes = built.engine.start().await?;
         built.take(changes);
@@ -147,6 +158,9 @@ impl Built {
         match event {
             Event::Rows { source, rows } => {
                 let applied = self.engine.apply(&source, rows.clone(), None).await.unwrap();
+                let before: usize = self.rows.values().flatten().map(RecordBatch::num_rows).sum();
+                let place = |(row, view): &(u32, String)| (before + *row as usize, view.clone());
+                self.late_rows.extend(applied.late.iter().map(place));
                 self.rows.entry(source).or_default().push(rows);
                 self.late.extend(applied.late.into_iter().map(|(_, view)| view));
                 self.take(applied.changes);
@@ -167,7 +181,11 @@ impl Built {
             consumer.take(&change);
             let shown = change.rows.batch().unwrap();
             if !change.stateless {
-                assert_same(&format!("changelog of {name}"), &consumer.rows(), &sorted(&[shown.clone()]));
+                assert_same(
+                    &format!("changelog of {name}"),
+                    &consumer.rows(),
+                    &sorted(std::slice::from_ref(&shown)),
+                );
             }
             self.shown.insert(name, shown);
         }
@@ -252,7 +270,9 @@ impl Consumer {
                     Op::Insert => self.rows.push(row),
                     Op::Delete => {
                         let place = self.rows.iter().position(|held| *held == row);
-                        self.rows.swap_remove(place.unwrap_or_else(|| panic!("{name} deletes {row:?}, not there")));
+                        self.rows.swap_remove(
+                            place.unwrap_or_else(|| panic!("{name} deletes {row:?}, not there")),
+                        );
                     }
                     Op::Update => panic!("an update without a key in {name}"),
                 }
@@ -295,7 +315,7 @@ fn sorted(batches: &[RecordBatch]) -> Vec<Vec<String>> {
 }
 
 /// Fails if two sorted sets of rows differ by more than the last digits of floats.
-fn assert_same(what: &str, ours: &[Vec<String>], theirs: &[Vec<String>]) {
+pub fn assert_same(what: &str, ours: &[Vec<String>], theirs: &[Vec<String>]) {
     let close = |(a, b): (&String, &String)| {
         a == b
             || match (a.contains('.').then(|| a.parse::<f64>()), b.parse::<f64>()) {
@@ -343,18 +363,18 @@ impl sqllogictest::AsyncDB for Database {
                 let built = self.0.built.as_ref().unwrap();
                 let info = built.engine.views().find(|info| info.name == view).unwrap();
                 let rows = info.plan.lines().map(|line| vec![line.to_string()]).collect();
-                return Ok(sqllogictest::DBOutput::Rows { types: vec![sqllogictest::DefaultColumnType::Any], rows });
+                return Ok(sqllogictest::DBOutput::Rows {
+                    types: vec![sqllogictest::DefaultColumnType::Any],
+                    rows,
+                });
             }
             _ => {
                 let batches = self.0.session().await.sql(sql).await?.collect().await?;
                 let columns = batches.first().map_or(0, RecordBatch::num_columns);
                 let types = vec![sqllogictest::DefaultColumnType::Any; columns];
                 let spell = |cell: String| if cell.is_empty() { "(empty)".into() } else { cell };
-                let rows: Vec<Vec<String>> = batches
-                    .iter()
-                    .flat_map(cells)
-                    .map(|row| row.into_iter().map(spell).collect())
-                    .collect();
+                let rows: Vec<Vec<String>> =
+                    batches.iter().flat_map(cells).map(|row| row.into_iter().map(spell).collect()).collect();
                 return Ok(sqllogictest::DBOutput::Rows { types, rows });
             }
         }

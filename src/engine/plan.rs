@@ -11,7 +11,6 @@ use datafusion::common::tree_node::TreeNode;
 use datafusion::common::{Dependency, TableReference};
 use datafusion::error::DataFusionError;
 use datafusion::logical_expr::LogicalPlan;
-use datafusion::physical_plan::{ExecutionPlan, displayable};
 use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::Statement;
 
@@ -164,7 +163,7 @@ impl Engine {
             tables.insert(table);
         }
         let mode = self.mode(def, reach, &key)?;
-        let mut plan_text = format!("{}\n", describe_plan(&finishing));
+        let mut plan_text = format!("{}\n", indent(&split.finishing.display_indent().to_string()));
         let work = if reach == Reach::Append {
             let streams = split::stream_columns(&split.finishing)?.into_iter().map(|(stream, _)| stream);
             let ring = Ring::new(Arc::clone(&schema), def.ring_rows);
@@ -189,7 +188,15 @@ impl Engine {
                 }
             }
             let folded = split.folded;
-            Work::Finish(Finish { plan: finishing, reach, folded, nodes: positions, rows, is_ordered, ordered: None })
+            Work::Finish(Finish {
+                plan: finishing,
+                reach,
+                folded,
+                nodes: positions,
+                rows,
+                is_ordered,
+                ordered: None,
+            })
         };
         self.views.push(View {
             info: Arc::new(ViewInfo {
@@ -224,7 +231,13 @@ impl Engine {
     }
 
     /// In mode append a row is written once: when all that it depends on is final.
-    fn check_append(&self, def: &ViewDef, mode: Mode, nodes: &[usize], finishing: &LogicalPlan) -> Result<()> {
+    fn check_append(
+        &self,
+        def: &ViewDef,
+        mode: Mode,
+        nodes: &[usize],
+        finishing: &LogicalPlan,
+    ) -> Result<()> {
         if mode != Mode::Append {
             return Ok(());
         }
@@ -276,7 +289,8 @@ impl Engine {
         table: Arc<SlotTable>,
     ) -> Result<Stateful> {
         use datafusion::catalog::TableProvider;
-        let streams: BTreeSet<_> = split::stream_columns(&plan)?.into_iter().map(|(stream, _)| stream).collect();
+        let streams: BTreeSet<_> =
+            split::stream_columns(&plan)?.into_iter().map(|(stream, _)| stream).collect();
         let references = split::reference_columns(&plan)?.into_iter().map(|(table, _)| table).collect();
         let event_time = |stream: &str| {
             let source = catalog.sources.get(stream)?;
@@ -316,15 +330,27 @@ impl Engine {
             }
         };
         let below = plan.display_indent().to_string();
-        Ok(Stateful { fingerprint, below, streams: streams.into_iter().collect(), references, table, node, finals: None })
+        Ok(Stateful {
+            fingerprint,
+            below,
+            streams: streams.into_iter().collect(),
+            references,
+            table,
+            node,
+            finals: None,
+        })
     }
 
     /// How a view is kept up to date, for people.
     fn describe(&self, nodes: &[usize], reach: Reach, finishing: String) -> String {
         let names = nodes.iter().map(|node| self.nodes[*node].table.name()).collect::<Vec<_>>().join(", ");
         let mut text = match reach {
-            Reach::Touched => format!("finishing: incremental, over the touched rows of {names}\n{finishing}"),
-            _ if names.is_empty() => format!("finishing: recomputed when a reference table changes\n{finishing}"),
+            Reach::Touched => {
+                format!("finishing: incremental, over the touched rows of {names}\n{finishing}")
+            }
+            _ if names.is_empty() => {
+                format!("finishing: recomputed when a reference table changes\n{finishing}")
+            }
             _ => format!("finishing: recomputed over all rows of {names}\n{finishing}"),
         };
         for node in nodes {
@@ -333,10 +359,6 @@ impl Engine {
         }
         text
     }
-}
-
-fn describe_plan(plan: &Arc<dyn ExecutionPlan>) -> String {
-    indent(displayable(plan.as_ref()).indent(false).to_string().trim_end())
 }
 
 fn indent(text: &str) -> String {
@@ -350,7 +372,11 @@ fn fingerprint(plan: &LogicalPlan, def: &ViewDef) -> String {
 }
 
 /// The table of an equal node that is there already, or a new one.
-fn shared_table(node: &LogicalPlan, def: &ViewDef, found: &mut Vec<(String, Arc<SlotTable>)>) -> Arc<SlotTable> {
+fn shared_table(
+    node: &LogicalPlan,
+    def: &ViewDef,
+    found: &mut Vec<(String, Arc<SlotTable>)>,
+) -> Arc<SlotTable> {
     let print = fingerprint(node, def);
     if let Some((_, table)) = found.iter().find(|(known, _)| *known == print) {
         return Arc::clone(table);
@@ -372,7 +398,8 @@ fn inferred_key(plan: &LogicalPlan, schema: &SchemaRef) -> Result<Vec<String>> {
     let determines_all = plan.schema().functional_dependencies().iter().filter(|dependency| {
         dependency.mode == Dependency::Single
             && !dependency.source_indices.is_empty()
-            && (0..columns).all(|i| dependency.target_indices.contains(&i) || dependency.source_indices.contains(&i))
+            && (0..columns)
+                .all(|i| dependency.target_indices.contains(&i) || dependency.source_indices.contains(&i))
     });
     let shortest = determines_all.min_by_key(|dependency| dependency.source_indices.len());
     let names = shortest.map(|dependency| {

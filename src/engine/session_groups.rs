@@ -47,7 +47,9 @@ impl SessionGroups {
         let others: Vec<usize> = (0..schema.fields().len()).filter(|i| !is_window(i)).collect();
         let by_key = match others.as_slice() {
             [] => None,
-            others => Some(new_group_values(Arc::new(Schema::project(schema, others)?), &GroupOrdering::None)?),
+            others => {
+                Some(new_group_values(Arc::new(Schema::project(schema, others)?), &GroupOrdering::None)?)
+            }
         };
         Ok(SessionGroups { keys, others, by_key, open: HashMap::new(), place: HashMap::new() })
     }

@@ -10,9 +10,7 @@ use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, plan_err};
 use datafusion::datasource::{provider_as_source, source_as_provider};
 use datafusion::error::Result;
-use datafusion::logical_expr::{
-    Expr, JoinType, LogicalPlan, LogicalPlanBuilder, TableScan, Volatility,
-};
+use datafusion::logical_expr::{Expr, JoinType, LogicalPlan, LogicalPlanBuilder, TableScan, Volatility};
 
 use super::slot::{Kind, SlotTable, as_slot};
 use super::windows;
@@ -117,15 +115,18 @@ pub fn split(
 pub fn keep_values_only(plan: LogicalPlan) -> Result<LogicalPlan> {
     let kept = plan.transform_up_with_subqueries(|node| {
         let LogicalPlan::Join(join) = &node else { return Ok(Transformed::no(node)) };
-        let asks_right = matches!(join.join_type, JoinType::LeftSemi | JoinType::LeftAnti | JoinType::LeftMark);
-        let asks_left = matches!(join.join_type, JoinType::RightSemi | JoinType::RightAnti | JoinType::RightMark);
+        let asks_right =
+            matches!(join.join_type, JoinType::LeftSemi | JoinType::LeftAnti | JoinType::LeftMark);
+        let asks_left =
+            matches!(join.join_type, JoinType::RightSemi | JoinType::RightAnti | JoinType::RightMark);
         let asked = if asks_right { &join.right } else { &join.left };
         let needs_rows = is_fed_by_stream(asked) && !has_aggregate(asked)? && check_below(asked).is_ok();
         if !(asks_left || asks_right) || !needs_rows {
             return Ok(Transformed::no(node));
         }
         let columns: Vec<Expr> = asked.schema().columns().into_iter().map(Expr::Column).collect();
-        let values = LogicalPlanBuilder::from(Arc::clone(asked)).aggregate(columns, Vec::<Expr>::new())?.build()?;
+        let values =
+            LogicalPlanBuilder::from(Arc::clone(asked)).aggregate(columns, Vec::<Expr>::new())?.build()?;
         let mut join = join.clone();
         *(if asks_right { &mut join.right } else { &mut join.left }) = Arc::new(values);
         Ok(Transformed::yes(LogicalPlan::Join(join)))
@@ -185,7 +186,9 @@ fn check_limits(plan: &LogicalPlan) -> Result<()> {
             && (reads_stream(node) || reads(node, Kind::State))
             && !is_ordered(&limit.input)
         {
-            return plan_err!("LIMIT without ORDER BY may give other rows each time; say which rows come first");
+            return plan_err!(
+                "LIMIT without ORDER BY may give other rows each time; say which rows come first"
+            );
         }
         Ok(TreeNodeRecursion::Continue)
     })?;
@@ -244,8 +247,10 @@ pub fn reads_stream(plan: &LogicalPlan) -> bool {
 
 /// Whether the plan itself, not a subquery in an expression, scans a stream.
 fn is_fed_by_stream(plan: &LogicalPlan) -> bool {
-    plan.exists(|node| Ok(matches!(node, LogicalPlan::TableScan(scan) if slot_kind(scan) == Some(Kind::Stream))))
-        .unwrap_or(false)
+    plan.exists(|node| {
+        Ok(matches!(node, LogicalPlan::TableScan(scan) if slot_kind(scan) == Some(Kind::Stream)))
+    })
+    .unwrap_or(false)
 }
 
 /// Whether there is an aggregate over a stream.
@@ -459,4 +464,3 @@ fn is_session_chain(plan: &LogicalPlan) -> Result<bool> {
         _ => Ok(false),
     }
 }
-

@@ -11,9 +11,7 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, ListArray, TimestampNanosecondArray};
 use arrow::buffer::OffsetBuffer;
 use arrow::compute::cast;
-use arrow::datatypes::{
-    DataType, Field, TimeUnit, TimestampNanosecondType,
-};
+use arrow::datatypes::{DataType, Field, TimeUnit, TimestampNanosecondType};
 use datafusion::common::{ScalarValue, exec_err, plan_err};
 use datafusion::error::{DataFusionError, Result};
 use datafusion::logical_expr::{
@@ -25,6 +23,9 @@ use datafusion::sql::sqlparser::ast::{
     Expr as SqlExpr, FunctionArg, FunctionArgExpr, Ident, Statement as SqlStatement, TableAlias, TableFactor,
     VisitMut, VisitorMut,
 };
+
+/// Most windows that one row may be in.
+const HOPS_MAX: i64 = 10_000;
 
 /// The windows that begin up to a row's time and end after it: a list of their starts.
 pub const HOP: &str = "tally_hop_starts";
@@ -163,12 +164,8 @@ fn derived(
     let SqlStatement::Query(subquery) = *parsed else {
         return plan_err!("{function} can't be used so: {usage}");
     };
-    let alias = alias.unwrap_or(TableAlias {
-        explicit: true,
-        name: last_name,
-        columns: Vec::new(),
-        at: None,
-    });
+    let alias =
+        alias.unwrap_or(TableAlias { explicit: true, name: last_name, columns: Vec::new(), at: None });
     Ok(TableFactor::Derived { lateral: false, subquery, alias: Some(alias), sample: None })
 }
 
@@ -197,7 +194,9 @@ fn length(value: &ColumnarValue, what: &str) -> Result<i64> {
     };
     match length {
         Some(length) => Ok(length),
-        None => exec_err!("{what} must be an INTERVAL of fixed length, greater than nothing: no months, no column"),
+        None => exec_err!(
+            "{what} must be an INTERVAL of fixed length, greater than nothing: no months, no column"
+        ),
     }
 }
 
@@ -235,6 +234,9 @@ impl ScalarUDFImpl for HopStarts {
         let times = cast(&times, &timestamp(zone.clone()))?;
         let times = times.as_primitive::<TimestampNanosecondType>();
         let (slide, size) = (length(&args.args[1], "a hop's slide")?, length(&args.args[2], "a hop's size")?);
+        if size / slide > HOPS_MAX {
+            return exec_err!("a hop puts a row into at most {HOPS_MAX} windows; make its slide longer");
+        }
         let mut starts = Vec::new();
         let mut lengths = Vec::with_capacity(times.len());
         for time in times {
@@ -249,7 +251,8 @@ impl ScalarUDFImpl for HopStarts {
             }
             lengths.push(starts.len() - before);
         }
-        let values: ArrayRef = Arc::new(TimestampNanosecondArray::from(starts).with_timezone_opt(zone.clone()));
+        let values: ArrayRef =
+            Arc::new(TimestampNanosecondArray::from(starts).with_timezone_opt(zone.clone()));
         let field = Arc::new(Field::new_list_field(timestamp(zone), true));
         let nulls = times.nulls().cloned();
         Ok(ColumnarValue::Array(Arc::new(ListArray::try_new(

@@ -5,12 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use arrow::array::{ArrayRef, BooleanArray, RecordBatch};
-use arrow::compute::cast;
-use arrow::row::{RowConverter, SortField};
-use hashbrown::HashSet;
 use sqlx::PgPool;
 
-use super::{TableDef, load, lookup};
+use super::{KeyIndex, TableDef, load, lookup};
 use crate::decode::ForeignKeys;
 use crate::error::{Error, Result};
 use crate::snapshot::ReferenceStatus;
@@ -49,7 +46,9 @@ impl References {
             let held = Held {
                 columns: columns.iter().cloned().collect(),
                 batches: Vec::new(),
-                indexes: indexes.map(|(_, columns)| KeyIndex::new(def, columns)).collect::<Result<_>>()?,
+                indexes: indexes
+                    .map(|(_, columns)| KeyIndex::new(&def.schema, columns))
+                    .collect::<Result<_>>()?,
                 read_at: Instant::now(),
                 error: None,
                 def: def.clone(),
@@ -156,41 +155,5 @@ impl ForeignKeys for References {
             Some(index) => index.contains(values),
             None => Err(Error::Config(format!("table {table} is not indexed by {}", columns.join(", ")))),
         }
-    }
-}
-
-/// The values that a table has in some columns.
-struct KeyIndex {
-    columns: Vec<String>,
-    types: Vec<arrow::datatypes::DataType>,
-    converter: RowConverter,
-    values: HashSet<Box<[u8]>>,
-}
-
-impl KeyIndex {
-    fn new(def: &TableDef, columns: &[String]) -> Result<Self> {
-        let types = columns.iter().map(|c| Ok(def.schema.field_with_name(c)?.data_type().clone()));
-        let types = types.collect::<Result<Vec<_>>>()?;
-        let converter = RowConverter::new(types.iter().cloned().map(SortField::new).collect())?;
-        Ok(KeyIndex { columns: columns.to_vec(), types, converter, values: HashSet::new() })
-    }
-
-    fn clear(&mut self) {
-        self.values.clear();
-    }
-
-    fn add(&mut self, batch: &RecordBatch) -> Result<()> {
-        let columns =
-            self.columns.iter().map(|name| Ok(batch.column(batch.schema().index_of(name)?).clone()));
-        let rows = self.converter.convert_columns(&columns.collect::<Result<Vec<_>>>()?)?;
-        self.values.reserve(rows.num_rows());
-        self.values.extend(rows.iter().map(|row| Box::from(row.data())));
-        Ok(())
-    }
-
-    fn contains(&self, values: &[ArrayRef]) -> Result<BooleanArray> {
-        let typed = values.iter().zip(&self.types).map(|(column, t)| Ok(cast(column, t)?));
-        let rows = self.converter.convert_columns(&typed.collect::<Result<Vec<_>>>()?)?;
-        Ok(BooleanArray::from_iter(rows.iter().map(|row| Some(self.values.contains(row.data())))))
     }
 }

@@ -3,7 +3,9 @@
 
 mod changes;
 mod held;
+mod index;
 mod load;
+mod migrations;
 mod schema;
 mod table;
 
@@ -12,6 +14,8 @@ mod tests;
 
 pub use changes::{ANYTHING, CHANNEL, listen};
 pub use held::References;
+pub use index::KeyIndex;
 pub use load::{load, lookup, stream};
+pub use migrations::tables_of_migrations;
 pub use schema::{TableDef, describe};
 pub use table::PgTable;

@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 const NUMERIC_DEFAULT: (u8, i8) = (38, 10);
 
 /// Postgres's own offset in the type modifier of `numeric`.
-const TYPMOD_OFFSET: i32 = 4;
+pub(super) const TYPMOD_OFFSET: i32 = 4;
 
 /// One table or view of Postgres.
 #[derive(Clone, Debug)]
@@ -98,7 +98,7 @@ impl Building {
 }
 
 /// The Arrow type of a Postgres type; what Arrow has no like of is its text.
-fn arrow_type(type_name: &str, typmod: i32) -> DataType {
+pub(super) fn arrow_type(type_name: &str, typmod: i32) -> DataType {
     match type_name {
         "boolean" => DataType::Boolean,
         "smallint" => DataType::Int16,

@@ -33,6 +33,7 @@ pub fn router(app: App) -> Result<Router> {
     let views = Router::new()
         .route("/api/views", get(views::list))
         .route("/api/views/{name}", get(views::read))
+        .route("/api/views/{name}/plan", get(views::plan))
         .with_state(Views::new(published.clone()));
     let status = Router::new()
         .route("/api/status", get(status::status))

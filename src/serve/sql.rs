@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::{Array, RecordBatch};
+use arrow::array::{Array, ArrayRef, RecordBatch, StringArray};
 use axum::Json;
 use axum::extract::State;
 use axum::extract::rejection::JsonRejection;
@@ -200,6 +200,11 @@ impl Sql {
 
     async fn run(&self, query: &str, operator: bool) -> Result<Vec<u8>, Problem> {
         let published = self.published.borrow().clone();
+        if let Some(plan) = view_plan(&published, query) {
+            let head =
+                Head { epoch: published.epoch, columns: column_list(&plan.schema()), truncated: false };
+            return Ok(json::body(&head, &[plan]).map_err(DataFusionError::from)?);
+        }
         let context = self.session(&published, operator)?;
         let state = context.state();
         let dialect = state.config_options().sql_parser.dialect;
@@ -301,6 +306,19 @@ impl Sql {
         }
         Ok((batches, false))
     }
+}
+
+/// `EXPLAIN name` of a view: how it is kept up to date, a row a line.
+fn view_plan(published: &Published, query: &str) -> Option<RecordBatch> {
+    let mut words = query.trim().trim_end_matches(';').split_whitespace();
+    let view = match (words.next(), words.next(), words.next()) {
+        (Some(explain), Some(name), None) if explain.eq_ignore_ascii_case("explain") => {
+            published.views.get(name)?
+        }
+        _ => return None,
+    };
+    let lines: ArrayRef = Arc::new(StringArray::from_iter_values(view.info.plan.lines()));
+    RecordBatch::try_from_iter([("plan", lines)]).ok()
 }
 
 /// A query or the plan of one. The plan is checked again later; this says it in the user's words.

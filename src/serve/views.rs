@@ -20,7 +20,7 @@ use datafusion::error::DataFusionError;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
-use crate::snapshot::{Reader, ViewSnapshot};
+use crate::snapshot::{Published, Reader, ViewSnapshot};
 
 use super::json::{self, ColumnInfo, column_list};
 use super::problem::Problem;
@@ -101,6 +101,20 @@ enum Order {
     Desc,
 }
 
+fn find(published: &Published, name: &str) -> Result<Arc<ViewSnapshot>, Problem> {
+    published.views.get(name).cloned().ok_or_else(|| {
+        let known: Vec<&str> = published.views.keys().map(String::as_str).collect();
+        let known = if known.is_empty() { "none yet".into() } else { known.join(", ") };
+        Problem::new(StatusCode::NOT_FOUND, format!("there is no view {name:?}; the views are: {known}"))
+    })
+}
+
+/// How a view is kept up to date, as `tally check` prints it.
+pub(super) async fn plan(State(views): State<Views>, Path(name): Path<String>) -> Result<Response, Problem> {
+    let view = find(&views.published.borrow(), &name)?;
+    Ok(([(CONTENT_TYPE, "text/plain; charset=utf-8")], view.info.plan.clone()).into_response())
+}
+
 pub(super) async fn read(
     State(views): State<Views>,
     Path(name): Path<String>,
@@ -109,11 +123,7 @@ pub(super) async fn read(
 ) -> Result<Response, Problem> {
     let Query(page) = page?;
     let published = views.published.borrow().clone();
-    let view = published.views.get(&name).cloned().ok_or_else(|| {
-        let known: Vec<&str> = published.views.keys().map(String::as_str).collect();
-        let known = if known.is_empty() { "none yet".into() } else { known.join(", ") };
-        Problem::new(StatusCode::NOT_FOUND, format!("there is no view {name:?}; the views are: {known}"))
-    })?;
+    let view = find(&published, &name)?;
     page.check()?;
     let format = Format::accepted(&headers);
     let etag = etag(&view, format, &published.status.started_at);

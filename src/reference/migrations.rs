@@ -1,0 +1,88 @@
+//! The tables that `migrations/` creates, read from its text: for `tally check`, which asks no Postgres.
+
+use std::sync::Arc;
+
+use arrow::datatypes::{Field, Schema, SchemaRef};
+use datafusion::sql::sqlparser::ast::{DataType as SqlType, ExactNumberInfo, Statement, TimezoneInfo};
+use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
+use datafusion::sql::sqlparser::parser::Parser;
+
+use super::schema::{TYPMOD_OFFSET, arrow_type};
+
+/// Each table of the default schema, with its columns as Postgres would have them. What is no CREATE TABLE is
+/// passed over: only Postgres understands all of it.
+pub fn tables_of_migrations() -> Vec<(String, SchemaRef)> {
+    let migrator = sqlx::migrate!();
+    let statements = migrator.iter().flat_map(|migration| {
+        let parsed = Parser::parse_sql(&PostgreSqlDialect {}, migration.sql.as_str());
+        parsed.unwrap_or_else(|error| {
+            tracing::debug!("migration {}: {error}", migration.version);
+            Vec::new()
+        })
+    });
+    let table = |statement: Statement| match statement {
+        Statement::CreateTable(table) if table.name.0.len() == 1 => {
+            let fields = table.columns.iter().map(|column| {
+                let (name, typmod) = postgres_type(&column.data_type);
+                Field::new(column.name.value.clone(), arrow_type(&name, typmod), true)
+            });
+            Some((table.name.to_string(), Arc::new(Schema::new(fields.collect::<Vec<_>>()))))
+        }
+        _ => None,
+    };
+    statements.filter_map(table).collect()
+}
+
+/// A type's name and modifier as Postgres's catalog has them.
+fn postgres_type(data_type: &SqlType) -> (String, i32) {
+    let plain = |name: &str| (name.to_string(), -1);
+    match data_type {
+        SqlType::SmallInt(_) | SqlType::Int2(_) => plain("smallint"),
+        SqlType::Int(_) | SqlType::Integer(_) | SqlType::Int4(_) => plain("integer"),
+        SqlType::BigInt(_) | SqlType::Int8(_) => plain("bigint"),
+        SqlType::Real | SqlType::Float4 => plain("real"),
+        SqlType::Double(_) | SqlType::DoublePrecision | SqlType::Float8 => plain("double precision"),
+        SqlType::Boolean | SqlType::Bool => plain("boolean"),
+        SqlType::Date => plain("date"),
+        SqlType::Time(..) => plain("time without time zone"),
+        SqlType::Timestamp(_, TimezoneInfo::Tz | TimezoneInfo::WithTimeZone) => {
+            plain("timestamp with time zone")
+        }
+        SqlType::Timestamp(..) => plain("timestamp without time zone"),
+        SqlType::Numeric(info) | SqlType::Decimal(info) => match info {
+            ExactNumberInfo::None => plain("numeric"),
+            ExactNumberInfo::Precision(precision) => ("numeric".into(), typmod(*precision, 0)),
+            ExactNumberInfo::PrecisionAndScale(precision, scale) => {
+                ("numeric".into(), typmod(*precision, *scale))
+            }
+        },
+        other => plain(&other.to_string().to_lowercase()),
+    }
+}
+
+fn typmod(precision: u64, scale: i64) -> i32 {
+    ((precision as i32) << 16 | (scale as i32 & 0x7ff)) + TYPMOD_OFFSET
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::datatypes::DataType;
+
+    use super::*;
+
+    #[test]
+    fn the_elections_tables_are_read_from_its_migrations() {
+        let tables = tables_of_migrations();
+        let voters = &tables.iter().find(|(name, _)| name == "voters").unwrap().1;
+        let type_of = |column: &str| voters.field_with_name(column).unwrap().data_type().clone();
+        assert_eq!(type_of("voter_id"), DataType::Utf8);
+        assert_eq!(type_of("date_of_birth"), DataType::Date32);
+        assert_eq!(type_of("registered_age"), DataType::Int32);
+        let names: Vec<_> = tables.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(
+            names,
+            ["candidates", "voters", "votes"],
+            "those of schema tally_internal are no reference tables"
+        );
+    }
+}
