@@ -421,10 +421,16 @@ async fn apply_all(
     final_until: Option<i64>,
     context: &Arc<TaskContext>,
 ) -> Result<BTreeMap<usize, NodeChange>> {
+    let reads = |node: &Stateful| node.streams.iter().any(|stream| stream == source);
+    let readers: Vec<usize> = (0..nodes.len()).filter(|i| reads(&nodes[*i])).collect();
+    if let [i] = readers[..] {
+        // A thread of its own would cost more than it brings.
+        return Ok(BTreeMap::from([(i, nodes[i].apply(final_until, Arc::clone(context)).await?)]));
+    }
     let mut running = JoinSet::new();
     let mut slots: Vec<Option<Stateful>> = std::mem::take(nodes).into_iter().map(Some).collect();
     for (i, slot) in slots.iter_mut().enumerate() {
-        if let Some(mut node) = slot.take_if(|node| node.streams.iter().any(|stream| stream == source)) {
+        if let Some(mut node) = slot.take_if(|node| reads(node)) {
             let context = Arc::clone(context);
             running.spawn(async move {
                 let change = node.apply(final_until, context).await;
