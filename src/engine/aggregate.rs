@@ -30,7 +30,7 @@ use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr};
 use super::below::Below;
 use super::bound::{Bound, SessionKeys};
 use super::dedup::Dedup;
-use super::node::{Delta, Node};
+use super::node::{Delta, Groups, Node};
 use super::session_groups::SessionGroups;
 use super::slot::{FINAL_UNTIL, ROW, empty};
 use super::store::Store;
@@ -58,10 +58,10 @@ pub struct AggregateState {
     below: Below,
     group_by: Arc<PhysicalGroupBy>,
     key_schema: SchemaRef,
-    key_columns: usize,
+    shape: Shape,
     functions: Vec<Function>,
     arguments: Vec<Vec<Arc<dyn PhysicalExpr>>>,
-    groups: Groups,
+    groups: Find,
     /// By group: its key, the states, the results.
     store: Store,
     /// By group: its position among the touched groups, while a batch is applied.
@@ -71,11 +71,10 @@ pub struct AggregateState {
     ends: BTreeMap<i64, Vec<u32>>,
     /// Groups that are final or merged into others; their numbers are not used again until the next rebuild.
     dead: BTreeSet<u32>,
-    schema: SchemaRef,
 }
 
 /// How the group of a row is found.
-enum Groups {
+enum Find {
     /// All rows are one group.
     One,
     ByKey(Box<dyn GroupValues>),
@@ -102,11 +101,11 @@ impl AggregateState {
             Some(_) if group_by.has_grouping_set() => {
                 return plan_err!("session windows can't be grouped by GROUPING SETS, ROLLUP or CUBE");
             }
-            Some(keys) => Groups::BySession(SessionGroups::new(keys.clone(), &key_schema)?),
-            None if key_columns == 0 => Groups::One,
-            None => Groups::ByKey(new_group_values(Arc::clone(&key_schema), &GroupOrdering::None)?),
+            Some(keys) => Find::BySession(SessionGroups::new(keys.clone(), &key_schema)?),
+            None if key_columns == 0 => Find::One,
+            None => Find::ByKey(new_group_values(Arc::clone(&key_schema), &GroupOrdering::None)?),
         };
-        let dedups = !matches!(groups, Groups::BySession(_));
+        let dedups = !matches!(groups, Find::BySession(_));
         let functions = exec
             .aggr_expr()
             .iter()
@@ -119,7 +118,7 @@ impl AggregateState {
             arguments: aggregate_expressions(&exprs, &AggregateMode::Partial, 0)?,
             group_by: Arc::new(group_by),
             key_schema,
-            key_columns,
+            shape: Shape { key_columns, results: functions.len(), schema },
             functions,
             groups,
             store: Store::default(),
@@ -127,9 +126,8 @@ impl AggregateState {
             lifetime,
             ends: BTreeMap::new(),
             dead: BTreeSet::new(),
-            schema,
         };
-        if let Groups::One = state.groups {
+        if let Find::One = state.groups {
             // COUNT(*) over no row is a row with 0.
             state.accumulate(&RecordBatch::new_empty(Arc::clone(&input)))?;
         }
@@ -176,14 +174,14 @@ impl AggregateState {
         late: Vec<u32>,
     ) -> Result<Delta> {
         if touched.groups.is_empty() {
-            return Ok(Delta { before: empty(&self.schema), after: empty(&self.schema), late });
+            return Ok(Delta { before: empty(&self.shape.schema), after: empty(&self.shape.schema), late });
         }
         let before = if touched.old.is_empty() { Vec::new() } else { self.store.read(&touched.old)? };
 
         let first_rows = UInt32Array::from(touched.first_rows);
         let mut columns =
             keys.iter().map(|key| Ok(take(key, &first_rows, None)?)).collect::<Result<Vec<_>>>()?;
-        if let Groups::BySession(sessions) = &self.groups {
+        if let Find::BySession(sessions) = &self.groups {
             sessions.set_windows(&mut columns, &touched.groups, &self.key_schema)?;
         }
         let count = touched.groups.len();
@@ -268,7 +266,7 @@ impl AggregateState {
     fn touch(&mut self, keys: &[ArrayRef], rows: usize, batch: &RecordBatch) -> Result<Touched> {
         let known = self.store.len();
         let groups = match &mut self.groups {
-            Groups::One => {
+            Find::One => {
                 let old: Vec<u32> = if known == 0 { vec![] } else { vec![0] };
                 return Ok(Touched {
                     groups: vec![0],
@@ -280,12 +278,12 @@ impl AggregateState {
                     positions: vec![0; rows],
                 });
             }
-            Groups::BySession(sessions) => {
+            Find::BySession(sessions) => {
                 let final_until =
                     batch.column_by_name(FINAL_UNTIL).map(|column| column.as_primitive::<Int64Type>());
                 return sessions.touch(keys, rows, known as u32, final_until);
             }
-            Groups::ByKey(groups) => groups,
+            Find::ByKey(groups) => groups,
         };
         let mut ids = Vec::with_capacity(rows);
         groups.intern(keys, &mut ids)?;
@@ -328,7 +326,7 @@ impl AggregateState {
         let values = nanoseconds(&columns[bound.key])?;
         for (i, group) in groups.iter().enumerate().filter(|(_, group)| **group >= known) {
             let end = match &self.groups {
-                Groups::BySession(sessions) => sessions.end(*group),
+                Find::BySession(sessions) => sessions.end(*group),
                 _ => values.is_valid(i).then(|| values.value(i).saturating_add(bound.after)),
             };
             if let Some(end) = end {
@@ -349,14 +347,14 @@ impl AggregateState {
         for (new, old) in living.iter().enumerate() {
             number[*old as usize] = new as u32;
         }
-        if let Groups::ByKey(groups) = &mut self.groups {
+        if let Find::ByKey(groups) = &mut self.groups {
             let mut anew = new_group_values(Arc::clone(&self.key_schema), &GroupOrdering::None)?;
             if !living.is_empty() {
-                anew.intern(&columns[..self.key_columns], &mut Vec::new())?;
+                anew.intern(&columns[..self.shape.key_columns], &mut Vec::new())?;
             }
             *groups = anew;
         }
-        if let Groups::BySession(sessions) = &mut self.groups {
+        if let Find::BySession(sessions) = &mut self.groups {
             sessions.renumber(&number);
         }
         for function in &mut self.functions {
@@ -382,19 +380,45 @@ impl AggregateState {
         (0..self.store.len() as u32).filter(|group| !self.dead.contains(group)).collect()
     }
 
+    fn output(&self, columns: &[ArrayRef], rows: usize) -> Result<RecordBatch> {
+        self.shape.output(columns, rows)
+    }
+}
+
+/// Where in a stored row its key and its results are.
+#[derive(Clone, Debug)]
+struct Shape {
+    key_columns: usize,
+    results: usize,
+    schema: SchemaRef,
+}
+
+impl Shape {
     /// Keys and results, without the states between them.
     fn output(&self, columns: &[ArrayRef], rows: usize) -> Result<RecordBatch> {
         if columns.is_empty() {
             return Ok(empty(&self.schema));
         }
-        let results = columns.len() - self.functions.len();
-        let kept = columns[..self.key_columns].iter().chain(&columns[results..]);
+        let kept = columns[..self.key_columns].iter().chain(&columns[columns.len() - self.results..]);
         let typed = kept
             .zip(self.schema.fields())
             .map(|(column, field)| Ok(cast(column, field.data_type())?))
             .collect::<Result<Vec<_>>>()?;
         let options = RecordBatchOptions::new().with_row_count(Some(rows));
         Ok(RecordBatch::try_new_with_options(Arc::clone(&self.schema), typed, &options)?)
+    }
+}
+
+/// The groups at some time.
+#[derive(Debug)]
+struct StoredGroups {
+    store: Store,
+    shape: Shape,
+}
+
+impl Groups for StoredGroups {
+    fn rows(&self) -> Result<RecordBatch> {
+        self.shape.output(&self.store.read_all()?, self.store.len())
     }
 }
 
@@ -420,7 +444,7 @@ impl Node for AggregateState {
             return Ok(None);
         }
         let rows = self.output(&self.store.read(&ended)?, ended.len())?;
-        if let Groups::BySession(sessions) = &mut self.groups {
+        if let Find::BySession(sessions) = &mut self.groups {
             sessions.remove(&ended);
         }
         self.dead.extend(ended);
@@ -434,9 +458,14 @@ impl Node for AggregateState {
         }
         let living = self.living();
         if living.is_empty() {
-            return Ok(empty(&self.schema));
+            return Ok(empty(&self.shape.schema));
         }
         self.output(&self.store.read(&living)?, living.len())
+    }
+
+    fn snapshot(&self) -> Option<Arc<dyn Groups>> {
+        let aligned = !matches!(self.groups, Find::BySession(_)) && self.lifetime.bound.is_none();
+        aligned.then(|| Arc::new(StoredGroups { store: self.store.clone(), shape: self.shape.clone() }) as _)
     }
 
     fn reset(&mut self) -> Result<()> {
@@ -445,9 +474,9 @@ impl Node for AggregateState {
 
     fn bytes(&self) -> usize {
         let groups = match &self.groups {
-            Groups::One => 0,
-            Groups::ByKey(groups) => groups.size(),
-            Groups::BySession(sessions) => sessions.bytes(),
+            Find::One => 0,
+            Find::ByKey(groups) => groups.size(),
+            Find::BySession(sessions) => sessions.bytes(),
         };
         let dedups: usize =
             self.functions.iter().filter_map(|function| function.dedup.as_ref()).map(Dedup::bytes).sum();
@@ -460,11 +489,11 @@ impl Node for AggregateState {
 
     fn describe(&self) -> String {
         let mut text = match (&self.groups, self.lifetime.bound) {
-            (Groups::One, _) => "one group".to_string(),
-            (Groups::BySession(_), None) => "sessions, kept for ever: the source has no watermark".into(),
-            (Groups::BySession(_), Some(_)) => "sessions, until the watermark passes their end".into(),
-            (Groups::ByKey(_), None) => "by group".into(),
-            (Groups::ByKey(_), Some(_)) => "by group, until the watermark passes the group's end".into(),
+            (Find::One, _) => "one group".to_string(),
+            (Find::BySession(_), None) => "sessions, kept for ever: the source has no watermark".into(),
+            (Find::BySession(_), Some(_)) => "sessions, until the watermark passes their end".into(),
+            (Find::ByKey(_), None) => "by group".into(),
+            (Find::ByKey(_), Some(_)) => "by group, until the watermark passes the group's end".into(),
         };
         for function in &self.functions {
             let name = function.expr.fun().name();

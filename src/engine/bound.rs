@@ -155,7 +155,7 @@ fn unalias(expr: Expr) -> Expr {
 }
 
 /// The expression with each column replaced by what stands at its position.
-fn replace(expr: Expr, schema: &DFSchema, by: impl Fn(usize) -> Option<Expr>) -> Option<Expr> {
+pub fn replace(expr: Expr, schema: &DFSchema, by: impl Fn(usize) -> Option<Expr>) -> Option<Expr> {
     let replaced = expr.transform(|part| match &part {
         Expr::Column(column) => match schema.maybe_index_of_column(column).and_then(&by) {
             Some(expr) => Ok(Transformed::yes(unalias(expr))),

@@ -11,7 +11,7 @@ use datafusion::error::Result;
 use datafusion::execution::TaskContext;
 
 use super::below::Below;
-use super::node::{Delta, Node};
+use super::node::{Delta, Groups, Node};
 use super::slot::{TIME, empty, is_hidden};
 use crate::error::{self, Error};
 
@@ -113,6 +113,10 @@ impl Node for HeldRows {
     fn rows(&self) -> Result<RecordBatch> {
         let batches = self.batches.iter().map(|batch| self.visible(batch)).collect::<Result<Vec<_>>>()?;
         Ok(concat_batches(&self.schema, &batches)?)
+    }
+
+    fn snapshot(&self) -> Option<Arc<dyn Groups>> {
+        None
     }
 
     fn reset(&mut self) -> Result<()> {

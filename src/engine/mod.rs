@@ -13,6 +13,7 @@ mod oracle;
 mod plan;
 #[cfg(test)]
 mod random_queries;
+mod row_wise;
 pub mod session;
 mod session_groups;
 pub mod slot;
@@ -42,6 +43,7 @@ use tokio::task::JoinSet;
 use self::below::Below;
 use self::catalog::{Mode, Place};
 use self::node::{Delta, Node};
+use self::row_wise::Direct;
 use self::slot::{FINAL_UNTIL, ROW, SlotTable, TIME};
 use self::split::Reach;
 pub use self::view::{Changelog, Op};
@@ -89,6 +91,8 @@ struct View {
 enum Work {
     /// There is no state: its rows are those of the micro-batch.
     Append { below: Below, streams: Vec<String>, ring: Ring },
+    /// Its rows are each made of one group of a node.
+    Direct { node: usize, direct: Direct },
     /// Its rows are those of a plan over its nodes.
     Finish(Finish),
 }
@@ -187,6 +191,7 @@ impl Engine {
             }
             match &mut self.views[i].work {
                 Work::Append { below, .. } => below.reset()?,
+                Work::Direct { .. } => {}
                 Work::Finish(_) => {
                     self.fold(i).await?;
                     changes.push(self.recompute(i).await?);
@@ -202,6 +207,12 @@ impl Engine {
         for i in 0..self.views.len() {
             match &self.views[i].work {
                 Work::Append { .. } => changes.push(self.views[i].nothing()?),
+                Work::Direct { node, .. } => {
+                    let node = *node;
+                    let after = self.nodes[node].node.rows()?;
+                    let delta = Delta { before: after.slice(0, 0), after, late: Vec::new() };
+                    changes.push(self.finish_directly(i, node, &delta)?);
+                }
                 Work::Finish(_) => {
                     self.fold(i).await?;
                     changes.push(self.recompute(i).await?);
@@ -215,10 +226,14 @@ impl Engine {
     pub fn all_rows(&self) -> Result<Vec<ViewChange>> {
         let mut all = Vec::new();
         for view in &self.views {
-            if let Work::Finish(finish) = &view.work {
-                let rows = finish.rows.snapshot().batch()?;
-                all.push(view.change(Changelog { ops: vec![Op::Insert; rows.num_rows()], rows }));
-            }
+            let rows: Arc<dyn RowSource> = match &view.work {
+                Work::Append { .. } => continue,
+                Work::Direct { node, direct } => direct.snapshot(self.groups(*node)?),
+                Work::Finish(finish) => finish.shown(),
+            };
+            let batch = rows.batch()?;
+            let changelog = Changelog { ops: vec![Op::Insert; batch.num_rows()], rows: batch };
+            all.push(view.change(changelog, rows));
         }
         Ok(all)
     }
@@ -268,7 +283,17 @@ impl Engine {
                     let rows = below.run(Arc::clone(&context)).await.map_err(|e| view.place.explain(e))?;
                     let rows = rows.with_schema(Arc::clone(&view.info.schema))?;
                     ring.push(&rows)?;
-                    view.change(Changelog { ops: vec![Op::Insert; rows.num_rows()], rows })
+                    let newest = Arc::new(ring.clone());
+                    view.change(Changelog { ops: vec![Op::Insert; rows.num_rows()], rows }, newest)
+                }
+                Work::Direct { node, .. } => {
+                    let node = *node;
+                    match changed.get(&node) {
+                        Some(change) if change.delta.after.num_rows() > 0 => {
+                            self.finish_directly(i, node, &change.delta)?
+                        }
+                        _ => continue,
+                    }
                 }
                 Work::Finish(finish) => {
                     let touched: Vec<_> = finish.nodes.iter().filter_map(|node| changed.get(node)).collect();
@@ -293,6 +318,22 @@ impl Engine {
         applied.late.sort();
         applied.late.dedup();
         Ok(applied)
+    }
+
+    fn groups(&self, node: usize) -> Result<Arc<dyn node::Groups>> {
+        let groups = self.nodes[node].node.snapshot();
+        groups.ok_or_else(|| internal_datafusion_err!("a node without a snapshot").into())
+    }
+
+    fn finish_directly(&mut self, view: usize, node: usize, delta: &Delta) -> Result<ViewChange> {
+        let groups = self.groups(node)?;
+        let view = &mut self.views[view];
+        let Work::Direct { direct, .. } = &mut view.work else {
+            return Err(internal_datafusion_err!("a view that is not made of groups").into());
+        };
+        let changelog = direct.update(delta).map_err(|e| view.place.explain(e))?;
+        let rows = direct.snapshot(groups);
+        Ok(view.change(changelog, rows))
     }
 
     /// Runs the parts of a finishing plan that read reference tables only.
@@ -356,6 +397,14 @@ impl Engine {
 }
 
 impl Finish {
+    /// The rows in the order in which they are read.
+    fn shown(&self) -> Arc<dyn RowSource> {
+        match &self.ordered {
+            Some(batch) => Arc::new(batch.clone()),
+            None => self.rows.snapshot(),
+        }
+    }
+
     async fn run(
         &mut self,
         info: &ViewInfo,
@@ -375,6 +424,7 @@ impl View {
     fn nodes(&self) -> &[usize] {
         match &self.work {
             Work::Append { .. } => &[],
+            Work::Direct { node, .. } => std::slice::from_ref(node),
             Work::Finish(finish) => &finish.nodes,
         }
     }
@@ -382,34 +432,26 @@ impl View {
     fn own_bytes(&self) -> usize {
         match &self.work {
             Work::Append { ring, .. } => ring.bytes(),
+            Work::Direct { .. } => 0,
             Work::Finish(finish) => finish.rows.bytes(),
         }
     }
 
     fn nothing(&self) -> Result<ViewChange> {
-        Ok(self.change(Changelog {
-            ops: Vec::new(),
-            rows: RecordBatch::new_empty(Arc::clone(&self.info.schema)),
-        }))
+        let rows = RecordBatch::new_empty(Arc::clone(&self.info.schema));
+        Ok(self.change(Changelog { ops: Vec::new(), rows: rows.clone() }, Arc::new(rows)))
     }
 
-    /// The change as the view's output mode has it.
+    /// The change of a finishing plan's rows as the view's output mode has it.
     fn emit(&self, changelog: Changelog) -> Result<ViewChange> {
-        let changelog = match &self.work {
-            Work::Finish(finish) if self.mode == Mode::Complete && !changelog.ops.is_empty() => {
-                finish.rows.complete(&changelog)?
-            }
-            _ => changelog,
-        };
-        Ok(self.change(changelog))
+        let Work::Finish(finish) = &self.work else { return self.nothing() };
+        let complete = self.mode == Mode::Complete && !changelog.ops.is_empty();
+        let changelog = if complete { finish.rows.complete(&changelog)? } else { changelog };
+        Ok(self.change(changelog, finish.shown()))
     }
 
-    fn change(&self, changelog: Changelog) -> ViewChange {
-        let (rows, stateless): (Arc<dyn RowSource>, bool) = match &self.work {
-            Work::Append { ring, .. } => (Arc::new(ring.clone()), true),
-            Work::Finish(Finish { ordered: Some(batch), .. }) => (Arc::new(batch.clone()), false),
-            Work::Finish(finish) => (finish.rows.snapshot(), false),
-        };
+    fn change(&self, changelog: Changelog, rows: Arc<dyn RowSource>) -> ViewChange {
+        let stateless = matches!(self.work, Work::Append { .. });
         ViewChange { info: Arc::clone(&self.info), changelog, rows, stateless }
     }
 }

@@ -21,6 +21,12 @@ pub struct Delta {
     pub late: Vec<u32>,
 }
 
+/// The rows of a node as they were at some time.
+pub trait Groups: Send + Sync + std::fmt::Debug {
+    /// All of them, with the columns of the node's rows.
+    fn rows(&self) -> Result<RecordBatch>;
+}
+
 /// A node of a view's plan that keeps state.
 #[async_trait]
 pub trait Node: Send {
@@ -32,6 +38,10 @@ pub trait Node: Send {
 
     /// All rows that are not evicted, in the order in which they were first seen.
     fn rows(&self) -> Result<RecordBatch>;
+
+    /// The rows as they are now, to be read later; none if the rows of a delta are not in the order that
+    /// [`Direct`](super::row_wise::Direct) needs.
+    fn snapshot(&self) -> Option<Arc<dyn Groups>>;
 
     /// Forgets what is cached of the reference tables.
     fn reset(&mut self) -> Result<()>;

@@ -116,12 +116,10 @@ impl Pair {
         session
     }
 
-    /// The rows of every view, and the late rows of each.
-    pub fn shown(&self) -> (BTreeMap<String, Vec<Vec<String>>>, Vec<(usize, String)>) {
+    /// A view's rows, and the rows that were too late for one: their positions among all rows.
+    pub fn shown(&self, view: &str) -> (Vec<Vec<String>>, Vec<(usize, String)>) {
         let built = self.built.as_ref().expect("nothing is declared");
-        let rows = |batch: &RecordBatch| sorted(std::slice::from_ref(batch));
-        let shown = built.shown.iter().map(|(name, batch)| (name.clone(), rows(batch))).collect();
-        (shown, built.late_rows.clone())
+        (sorted(std::slice::from_ref(&built.shown[view])), built.late_rows.clone())
     }
 
     /// Schema of a source or reference table.

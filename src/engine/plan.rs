@@ -20,6 +20,7 @@ use super::bound;
 use super::catalog::{Catalog, Mode, Place, RuleKind, ViewDef};
 use super::held::HeldRows;
 use super::node::Node;
+use super::row_wise::{Direct, RowWise};
 use super::session::{self, PG};
 use super::slot::{Kind, SlotTable};
 use super::split::{self, Reach, split};
@@ -139,7 +140,8 @@ impl Engine {
         let mut state_of = |node: &LogicalPlan| shared_table(node, def, &mut found);
         let mut nodes = Vec::new();
         let mut references = split::reference_columns(&state.optimize(&plan)?)?;
-        let key = if def.key.is_empty() { inferred_key(&plan, &schema)? } else { def.key.clone() };
+        let found_key = inferred_key(&plan, &schema)?;
+        let key = if def.key.is_empty() { found_key.clone() } else { def.key.clone() };
         let without_sessions = split::cut_sessions(plan, |aggregate| {
             let optimized = state.optimize(&aggregate)?;
             let split = split(optimized, false, true, &mut state_of)?;
@@ -187,16 +189,31 @@ impl Engine {
                     }
                 }
             }
+            let own_key = def.key.is_empty() || is_same_key(&def.key, &found_key);
+            let row_wise = match positions[..] {
+                [node] if reach == Reach::Touched && mode == Mode::Update && own_key => {
+                    let has_snapshot = self.nodes[node].node.snapshot().is_some();
+                    let made = RowWise::new(&split.finishing, Arc::clone(&schema), &state)?;
+                    made.filter(|_| has_snapshot).map(|row_wise| (node, row_wise))
+                }
+                _ => None,
+            };
             let folded = split.folded;
-            Work::Finish(Finish {
-                plan: finishing,
-                reach,
-                folded,
-                nodes: positions,
-                rows,
-                is_ordered,
-                ordered: None,
-            })
+            match row_wise {
+                Some((node, row_wise)) => Work::Direct { node, direct: Direct::new(row_wise, &key)? },
+                None => {
+                    let nodes = positions;
+                    Work::Finish(Finish {
+                        plan: finishing,
+                        reach,
+                        folded,
+                        nodes,
+                        rows,
+                        is_ordered,
+                        ordered: None,
+                    })
+                }
+            }
         };
         self.views.push(View {
             info: Arc::new(ViewInfo {
@@ -386,6 +403,12 @@ fn shared_table(
     let table = SlotTable::new(name, Kind::State, split::positional_schema(node));
     found.push((print, Arc::clone(&table)));
     table
+}
+
+/// Whether a declared key is the one that GROUP BY makes, in any order: then it can't be ambiguous.
+fn is_same_key(declared: &[String], found: &[String]) -> bool {
+    let set = |key: &[String]| key.iter().cloned().collect::<BTreeSet<_>>();
+    set(declared) == set(found)
 }
 
 /// Columns that tell the view's rows apart, as DataFusion derives them from GROUP BY; none if it can't.

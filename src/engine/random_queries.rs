@@ -368,8 +368,8 @@ fn how_rows_are_cut_changes_no_answer() {
                 cut.insert("events", rows.slice(at, length)).await;
                 at += length;
             }
-            let ((ours, late), (theirs, late_cut)) = (whole.shown(), cut.shown());
-            assert_same(&view, &ours["v"], &theirs["v"]);
+            let ((ours, late), (theirs, late_cut)) = (whole.shown("v"), cut.shown("v"));
+            assert_same(&view, &ours, &theirs);
             assert_eq!(late, late_cut, "{view}");
         })
     });

@@ -1,11 +1,17 @@
 //! The rows of an aggregate's groups, as Arrow columns: written many at a time, read by group id.
 //!
 //! A log of immutable chunks, the newest version of a group wins; a chunk is merged with the one before
-//! once it is half as large, so that a row is copied O(log n) times and stale versions stay few.
+//! once it is half as large, so that a row is copied O(log n) times and stale versions stay few. Where the
+//! newest version stands is kept in pages: a snapshot shares them, and a write copies those that it touches.
+
+use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef};
 use arrow::compute::interleave;
 use datafusion::error::Result;
+
+/// Groups of one page. Small, so that a write to groups far apart copies little.
+const PAGE: usize = 512;
 
 #[derive(Debug)]
 struct Chunk {
@@ -14,12 +20,13 @@ struct Chunk {
     groups: Vec<u32>,
 }
 
-/// The newest row of each group.
-#[derive(Debug, Default)]
+/// The newest row of each group. Its clone is a snapshot that costs a pointer a page.
+#[derive(Clone, Debug, Default)]
 pub struct Store {
-    chunks: Vec<Chunk>,
+    chunks: Vec<Arc<Chunk>>,
     /// Chunk and row of each group, by group id.
-    newest: Vec<(u32, u32)>,
+    pages: Vec<Arc<[(u32, u32); PAGE]>>,
+    groups: usize,
 }
 
 impl Store {
@@ -31,15 +38,15 @@ impl Store {
 
     /// The columns of every group, by group id.
     pub fn read_all(&self) -> Result<Vec<ArrayRef>> {
-        let places: Vec<_> = (0..self.newest.len() as u32).map(|group| self.place(group)).collect();
+        let places: Vec<_> = (0..self.groups as u32).map(|group| self.place(group)).collect();
         self.gather(&self.chunks, &places)
     }
 
     /// Writes the rows of `groups`. Group ids are dense: a new one is the next number.
     pub fn write(&mut self, groups: Vec<u32>, columns: Vec<ArrayRef>) -> Result<()> {
-        if groups.is_empty() {
-            return Ok(());
-        }
+        let Some(highest) = groups.iter().max() else { return Ok(()) };
+        self.groups = self.groups.max(*highest as usize + 1);
+        self.pages.resize_with(self.groups.div_ceil(PAGE), || Arc::new([(0, 0); PAGE]));
         self.push(Chunk { columns, groups });
         while let [.., before, last] = self.chunks.as_slice()
             && last.groups.len() * 2 >= before.groups.len()
@@ -51,37 +58,34 @@ impl Store {
 
     /// Number of groups.
     pub fn len(&self) -> usize {
-        self.newest.len()
+        self.groups
     }
 
     /// Bytes held.
     pub fn bytes(&self) -> usize {
-        let chunk = |chunk: &Chunk| {
+        let chunk = |chunk: &Arc<Chunk>| {
             let columns: usize = chunk.columns.iter().map(|column| column.get_array_memory_size()).sum();
             columns + chunk.groups.len() * size_of::<u32>()
         };
-        self.chunks.iter().map(chunk).sum::<usize>() + self.newest.len() * size_of::<(u32, u32)>()
+        self.chunks.iter().map(chunk).sum::<usize>() + self.pages.len() * PAGE * size_of::<(u32, u32)>()
     }
 
     fn place(&self, group: u32) -> (usize, usize) {
-        let (chunk, row) = self.newest[group as usize];
+        let (chunk, row) = self.newest(group);
         (chunk as usize, row as usize)
+    }
+
+    fn newest(&self, group: u32) -> (u32, u32) {
+        self.pages[group as usize / PAGE][group as usize % PAGE]
     }
 
     fn push(&mut self, chunk: Chunk) {
         let number = self.chunks.len() as u32;
         for (row, group) in chunk.groups.iter().enumerate() {
-            let place = (number, row as u32);
-            match self.newest.get_mut(*group as usize) {
-                Some(newest) => *newest = place,
-                None => {
-                    // Ids of one write come in any order; the gap is filled by the same write.
-                    self.newest.resize(*group as usize + 1, place);
-                    self.newest[*group as usize] = place;
-                }
-            }
+            let group = *group as usize;
+            Arc::make_mut(&mut self.pages[group / PAGE])[group % PAGE] = (number, row as u32);
         }
-        self.chunks.push(chunk);
+        self.chunks.push(Arc::new(chunk));
     }
 
     fn merge_last_two(&mut self) -> Result<()> {
@@ -91,7 +95,7 @@ impl Store {
         let mut groups = Vec::new();
         for (number, chunk) in tail.iter().enumerate() {
             for (row, group) in chunk.groups.iter().enumerate() {
-                if self.newest[*group as usize] == ((from + number) as u32, row as u32) {
+                if self.newest(*group) == ((from + number) as u32, row as u32) {
                     places.push((number, row));
                     groups.push(*group);
                 }
@@ -102,7 +106,7 @@ impl Store {
         Ok(())
     }
 
-    fn gather(&self, chunks: &[Chunk], places: &[(usize, usize)]) -> Result<Vec<ArrayRef>> {
+    fn gather(&self, chunks: &[Arc<Chunk>], places: &[(usize, usize)]) -> Result<Vec<ArrayRef>> {
         let Some(first) = chunks.first() else { return Ok(Vec::new()) };
         (0..first.columns.len())
             .map(|column| {
