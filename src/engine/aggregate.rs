@@ -176,14 +176,22 @@ impl AggregateState {
         if touched.groups.is_empty() {
             return Ok(Delta { before: empty(&self.shape.schema), after: empty(&self.shape.schema), late });
         }
-        let before = if touched.old.is_empty() { Vec::new() } else { self.store.read(&touched.old)? };
-
         let first_rows = UInt32Array::from(touched.first_rows);
         let mut columns =
             keys.iter().map(|key| Ok(take(key, &first_rows, None)?)).collect::<Result<Vec<_>>>()?;
         if let Find::BySession(sessions) = &self.groups {
             sessions.set_windows(&mut columns, &touched.groups, &self.key_schema)?;
         }
+        let old = touched.old.len();
+        let before = match &self.groups {
+            _ if old == 0 => Vec::new(),
+            Find::BySession(_) => self.store.read(&touched.old, 0)?,
+            // The old groups come first, and their keys are the same.
+            _ => {
+                let keys = columns.iter().map(|key| key.slice(0, old));
+                keys.chain(self.store.read(&touched.old, self.shape.key_columns)?).collect()
+            }
+        };
         let count = touched.groups.len();
         let everyone: Vec<usize> = (0..count).collect();
         let mut results = Vec::with_capacity(self.functions.len());
@@ -342,7 +350,7 @@ impl AggregateState {
             return Ok(());
         }
         let living = self.living();
-        let columns = self.store.read(&living)?;
+        let columns = self.store.read(&living, 0)?;
         let mut number = vec![UNTOUCHED; self.store.len()];
         for (new, old) in living.iter().enumerate() {
             number[*old as usize] = new as u32;
@@ -443,7 +451,7 @@ impl Node for AggregateState {
         if ended.is_empty() {
             return Ok(None);
         }
-        let rows = self.output(&self.store.read(&ended)?, ended.len())?;
+        let rows = self.output(&self.store.read(&ended, 0)?, ended.len())?;
         if let Find::BySession(sessions) = &mut self.groups {
             sessions.remove(&ended);
         }
@@ -460,7 +468,7 @@ impl Node for AggregateState {
         if living.is_empty() {
             return Ok(empty(&self.shape.schema));
         }
-        self.output(&self.store.read(&living)?, living.len())
+        self.output(&self.store.read(&living, 0)?, living.len())
     }
 
     fn snapshot(&self) -> Option<Arc<dyn Groups>> {

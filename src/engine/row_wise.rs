@@ -138,7 +138,10 @@ impl Direct {
         }
         self.rows = self.rows + is.true_count() - was.true_count();
         ops.extend(std::iter::repeat_n(Op::Delete, gone.len()));
-        let mut rows = take_record_batch(&after, &UInt32Array::from(from_after))?;
+        let mut rows = match from_after.len() == after.num_rows() {
+            true => after,
+            false => take_record_batch(&after, &UInt32Array::from(from_after))?,
+        };
         if !gone.is_empty() {
             let gone = take_record_batch(&before, &UInt32Array::from(gone))?;
             rows = concat_batches(&self.row_wise.schema, [&rows, &gone])?;

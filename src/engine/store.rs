@@ -1,7 +1,7 @@
 //! The rows of an aggregate's groups, as Arrow columns: written many at a time, read by group id.
 //!
-//! A log of immutable chunks, the newest version of a group wins; a chunk is merged with the one before
-//! once it is half as large, so that a row is copied O(log n) times and stale versions stay few. Where the
+//! A log of immutable chunks, the newest version of a group wins; the newest chunks are merged with the one
+//! before once they are half as large, so that a row is copied O(log n) times and stale versions stay few. Where the
 //! newest version stands is kept in pages: a snapshot shares them, and a write copies those that it touches.
 
 use std::sync::Arc;
@@ -9,6 +9,9 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef};
 use arrow::compute::interleave;
 use datafusion::error::Result;
+
+/// Fewer chunks are not merged: each merge copies rows.
+const MERGED_AT_ONCE: usize = 4;
 
 /// Groups of one page. Small, so that a write to groups far apart copies little.
 const PAGE: usize = 512;
@@ -30,16 +33,16 @@ pub struct Store {
 }
 
 impl Store {
-    /// The columns of `groups`, in that order. Each must have been written.
-    pub fn read(&self, groups: &[u32]) -> Result<Vec<ArrayRef>> {
+    /// The columns of `groups`, in that order, less the first `skip`. Each must have been written.
+    pub fn read(&self, groups: &[u32], skip: usize) -> Result<Vec<ArrayRef>> {
         let places: Vec<_> = groups.iter().map(|group| self.place(*group)).collect();
-        self.gather(&self.chunks, &places)
+        self.gather(&self.chunks, &places, skip)
     }
 
     /// The columns of every group, by group id.
     pub fn read_all(&self) -> Result<Vec<ArrayRef>> {
         let places: Vec<_> = (0..self.groups as u32).map(|group| self.place(group)).collect();
-        self.gather(&self.chunks, &places)
+        self.gather(&self.chunks, &places, 0)
     }
 
     /// Writes the rows of `groups`. Group ids are dense: a new one is the next number.
@@ -48,12 +51,7 @@ impl Store {
         self.groups = self.groups.max(*highest as usize + 1);
         self.pages.resize_with(self.groups.div_ceil(PAGE), || Arc::new([(0, 0); PAGE]));
         self.push(Chunk { columns, groups });
-        while let [.., before, last] = self.chunks.as_slice()
-            && last.groups.len() * 2 >= before.groups.len()
-        {
-            self.merge_last_two()?;
-        }
-        Ok(())
+        self.merge_tail()
     }
 
     /// Number of groups.
@@ -88,11 +86,20 @@ impl Store {
         self.chunks.push(Arc::new(chunk));
     }
 
-    fn merge_last_two(&mut self) -> Result<()> {
-        let from = self.chunks.len() - 2;
+    /// Merges the newest chunks once they are several and together at least half as large as the one before.
+    fn merge_tail(&mut self) -> Result<()> {
+        let (mut from, mut rows) = (self.chunks.len(), 0);
+        while let Some(before) = from.checked_sub(1).map(|i| self.chunks[i].groups.len())
+            && (rows == 0 || rows * 2 >= before)
+        {
+            from -= 1;
+            rows += before;
+        }
+        if self.chunks.len() - from < MERGED_AT_ONCE {
+            return Ok(());
+        }
         let tail = self.chunks.split_off(from);
-        let mut places = Vec::new();
-        let mut groups = Vec::new();
+        let (mut places, mut groups) = (Vec::new(), Vec::new());
         for (number, chunk) in tail.iter().enumerate() {
             for (row, group) in chunk.groups.iter().enumerate() {
                 if self.newest(*group) == ((from + number) as u32, row as u32) {
@@ -101,14 +108,18 @@ impl Store {
                 }
             }
         }
-        let columns = self.gather(&tail, &places)?;
+        let columns = match tail.last() {
+            // The newest chunk has replaced all others.
+            Some(last) if places.len() == last.groups.len() => last.columns.clone(),
+            _ => self.gather(&tail, &places, 0)?,
+        };
         self.push(Chunk { columns, groups });
         Ok(())
     }
 
-    fn gather(&self, chunks: &[Arc<Chunk>], places: &[(usize, usize)]) -> Result<Vec<ArrayRef>> {
+    fn gather(&self, chunks: &[Arc<Chunk>], places: &[(usize, usize)], skip: usize) -> Result<Vec<ArrayRef>> {
         let Some(first) = chunks.first() else { return Ok(Vec::new()) };
-        (0..first.columns.len())
+        (skip..first.columns.len())
             .map(|column| {
                 let arrays: Vec<&dyn Array> =
                     chunks.iter().map(|chunk| chunk.columns[column].as_ref()).collect();
