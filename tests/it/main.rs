@@ -4,3 +4,4 @@
 mod election;
 mod embedded;
 mod real;
+mod replay;

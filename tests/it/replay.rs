@@ -1,0 +1,61 @@
+//! Golden pipelines: files in, a view or its changes out, at several sizes of micro-batches. With
+//! TALLY_UPDATE_GOLDEN set the expected files are written anew: look at the difference.
+
+use std::path::{Path, PathBuf};
+
+use tally::cli::Format;
+use tally::queries;
+use tally::replay::{Replay, Show, replay};
+
+/// What is printed for a folder of `tests/golden`, and what is said of lines that are not counted.
+async fn run(folder: &str, inputs: &[&str], tables: &[&str], size: usize, show: &Show) -> (String, String) {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(folder);
+    let named = |names: &[&str], extension: &str| -> Vec<(String, PathBuf)> {
+        names.iter().map(|name| (name.to_string(), dir.join(format!("{name}.{extension}")))).collect()
+    };
+    let (_, files) = queries::load(Some(&dir)).unwrap();
+    let engine = Replay::open(&files, &named(tables, "csv")).await.unwrap();
+    let (mut out, mut errors) = (Vec::new(), Vec::new());
+    let inputs = named(inputs, "ndjson");
+    replay(engine, &inputs, size, show, Format::Table, &mut out, &mut errors).await.unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap().replace(dir.to_str().unwrap(), ".");
+    (text(out), text(errors))
+}
+
+async fn check(folder: &str, inputs: &[&str], tables: &[&str], views: &[&str]) {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(folder);
+    let mut expected = String::new();
+    for view in views {
+        let show = Show::View(view.to_string());
+        let (rows, errors) = run(folder, inputs, tables, 1000, &show).await;
+        for size in [1, 2, 7] {
+            let (same, _) = run(folder, inputs, tables, size, &show).await;
+            assert_eq!(same, rows, "{view} in micro-batches of {size}");
+        }
+        if *view == views[0] {
+            expected += &errors;
+        }
+        let (changes, _) = run(folder, inputs, tables, 3, &Show::Changelog(view.to_string())).await;
+        expected += &format!("\n{view}\n{rows}\n{view}, changes by micro-batches of 3\n{changes}");
+    }
+    let file = dir.join("expected.txt");
+    if std::env::var_os("TALLY_UPDATE_GOLDEN").is_some() {
+        std::fs::write(&file, &expected).unwrap();
+    }
+    assert_eq!(expected, std::fs::read_to_string(&file).unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_type_is_read_and_aggregated() {
+    check("types", &["readings", "ticks"], &[], &["as_read", "extremes", "ticks_as_read"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn windows_become_final_and_late_rows_are_told() {
+    check("windows", &["clicks"], &[], &["per_minute", "final_minutes", "visits"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ballots_that_break_a_rule_are_told_by_line() {
+    check("rules", &["ballots"], &["choices"], &["result", "leaders"]).await;
+}
