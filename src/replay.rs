@@ -148,6 +148,7 @@ impl Replay {
             rule: "late".into(),
             reason: format!("came after its group in view {view} was final; other views counted it"),
         }));
+        rejects.sort_by_key(|reject| reject.message);
         Ok(Outcome { epoch: self.epoch, changes: applied.changes, rejects })
     }
 

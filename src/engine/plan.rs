@@ -159,6 +159,8 @@ impl Engine {
         };
         let finishing = state.query_planner().create_physical_plan(&split.finishing, &state).await?;
         references.extend(split::reference_columns(&split.finishing)?);
+        // What is folded stands there as a table too.
+        references.retain(|(table, _)| self.references.contains_key(table));
         let mut tables = BTreeSet::new();
         for (table, columns) in references {
             self.needed.entry(table.clone()).or_default().extend(columns);

@@ -45,7 +45,7 @@ fn view(name: &str, batch: RecordBatch, epoch: u64) -> (String, Arc<ViewSnapshot
         schema: batch.schema(),
         key: vec!["candidate_id".into()],
         mode: "update",
-        plan: String::new(),
+        plan: "finishing: incremental\n  Aggregate".into(),
         topic: Some(format!("aggregated_{name}")),
     };
     let changed_at = UNIX_EPOCH + Duration::from_millis(epoch);
@@ -212,6 +212,17 @@ async fn pages_are_sorted_and_cut() {
     }
     let numbers = server.json("/api/views/numbers").await;
     assert_eq!((numbers["rows"].as_array().unwrap().len(), &numbers["total_rows"]), (1_000, &json!(5_000)));
+}
+
+#[tokio::test]
+async fn a_view_says_how_it_is_kept() {
+    let server = serve(|_| ()).await;
+    let list = server.json("/api/views").await;
+    let name = list["views"][0]["name"].as_str().unwrap();
+    let text = server.get(&format!("/api/views/{name}/plan")).send().await.unwrap().text().await.unwrap();
+    assert_eq!(text, "finishing: incremental\n  Aggregate");
+    let rows = server.rows(&format!("explain {name};")).await;
+    assert_eq!(rows[1]["plan"], "  Aggregate", "{rows}");
 }
 
 #[tokio::test]
