@@ -307,6 +307,7 @@ impl Pipeline {
         }
         drop(references);
         let mut changes = if renewed.is_empty() { Vec::new() } else { self.engine.refresh(&renewed).await? };
+        self.engine.wait_for(&source.def.name, source.progress.unread());
         let partitions: Vec<i32> = judged.messages.iter().map(|i| batch.get(*i).partition).collect();
         let applied = self.engine.apply(&source.def.name, judged.rows, Some(&partitions)).await?;
         for (row, view) in &applied.late {

@@ -1,6 +1,6 @@
 //! Counts what a source has delivered and how long micro-batches take, for the status.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant, SystemTime};
 
 use chrono::{DateTime, SecondsFormat, Utc};
@@ -74,6 +74,12 @@ impl Progress {
     /// Counts a row that came too late for a view: its group was final.
     pub fn late(&mut self, view: &str) {
         *self.status.late_by_view.entry(view.to_string()).or_default() += 1;
+    }
+
+    /// Partitions that have messages which are not read yet.
+    pub fn unread(&self) -> BTreeSet<i32> {
+        let unread = self.offsets.iter().filter(|(_, (next, end))| next < end);
+        unread.map(|(partition, _)| *partition).collect()
     }
 
     /// Whether all that was there at the start has been read.

@@ -71,6 +71,8 @@ pub struct AggregateState {
     ends: BTreeMap<i64, Vec<u32>>,
     /// Groups that are final or merged into others; their numbers are not used again until the next rebuild.
     dead: BTreeSet<u32>,
+    /// Groups that end until then are evicted, in nanoseconds since 1970.
+    evicted_until: i64,
 }
 
 /// How the group of a row is found.
@@ -126,6 +128,7 @@ impl AggregateState {
             lifetime,
             ends: BTreeMap::new(),
             dead: BTreeSet::new(),
+            evicted_until: i64::MIN,
         };
         if let Find::One = state.groups {
             // COUNT(*) over no row is a row with 0.
@@ -252,8 +255,10 @@ impl AggregateState {
         let final_until = final_until.as_primitive::<Int64Type>();
         let ends = nanoseconds(&keys[bound.key])?;
         let is_late = |row: usize| {
-            let known = ends.is_valid(row) && final_until.is_valid(row);
-            known && ends.value(row).saturating_add(bound.after) <= final_until.value(row)
+            let end = ends.value(row).saturating_add(bound.after);
+            // By its own partition; or by all, if its partition was silent while the others went on.
+            let own = final_until.is_valid(row) && end <= final_until.value(row);
+            ends.is_valid(row) && (own || end <= self.evicted_until)
         };
         let late: Vec<usize> = (0..rows.num_rows()).filter(|row| is_late(*row)).collect();
         if late.is_empty() {
@@ -438,6 +443,7 @@ impl Node for AggregateState {
     }
 
     fn evict(&mut self, final_until: i64) -> error::Result<Option<RecordBatch>> {
+        self.evicted_until = self.evicted_until.max(final_until);
         if self.ends.first_key_value().is_none_or(|(end, _)| *end > final_until) {
             return Ok(None);
         }

@@ -169,6 +169,14 @@ impl Engine {
         self.watermarks.get(source)?.now()
     }
 
+    /// Says which partitions of a source have messages that are not read yet: while one of them has had no row,
+    /// nothing becomes final.
+    pub fn wait_for(&mut self, source: &str, unread: BTreeSet<i32>) {
+        if let Some(watermark) = self.watermarks.get_mut(source) {
+            watermark.wait_for(unread);
+        }
+    }
+
     /// Gives a reference table its rows, of the needed columns. [`Engine::refresh`] takes them into use.
     pub fn set_reference(&self, table: &str, batches: Vec<RecordBatch>) {
         if let Some(slot) = self.references.get(table) {

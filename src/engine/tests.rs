@@ -321,3 +321,36 @@ async fn rows_are_read_in_the_order_of_the_query_or_else_of_the_key() {
     };
     assert_eq!(changes.iter().map(order).collect::<Vec<_>>(), ["acb", "abc"]);
 }
+
+/// Partitions are read at different paces, the more so after a restart.
+#[tokio::test]
+async fn a_partition_that_is_read_later_makes_no_row_late() {
+    let text = SOURCE.replace(
+        "LOCATION 'events'",
+        "LOCATION 'events' OPTIONS ('event_time' 'at', 'watermark' '1 minute')",
+    );
+    let text = format!(
+        "{text} CREATE MATERIALIZED VIEW per_minute AS
+         SELECT date_bin(INTERVAL '1 minute', at) AS minute, COUNT(*) AS n FROM events GROUP BY 1;"
+    );
+    let event = |minute: i64| Event { id: 1, place: None, amount: None, at: minute * 60 };
+    for (waits, late, rows) in [(true, 0, "2"), (false, 1, "1")] {
+        let mut engine = plan(&text).await.unwrap();
+        engine.start().await.unwrap();
+        if waits {
+            engine.wait_for("events", BTreeSet::from([1]));
+        }
+        let ahead = engine.apply("events", events(&[event(0), event(10)]), Some(&[0, 0])).await.unwrap();
+        assert!(ahead.late.is_empty());
+        assert_eq!(engine.watermark("events").is_some(), !waits);
+        // Late by no partition of its own, but its group was evicted if nothing waited for it.
+        let behind = engine.apply("events", events(&[event(0), event(9)]), Some(&[1, 1])).await.unwrap();
+        assert_eq!(behind.late.len(), late);
+        let batch = behind.changes.last().unwrap().rows.batch().unwrap();
+        assert!(text_of(&batch)[0].ends_with(&format!("|{rows}|")), "{:?}", text_of(&batch));
+    }
+}
+
+fn text_of(batch: &RecordBatch) -> Vec<String> {
+    self::text(std::slice::from_ref(batch))
+}

@@ -1,7 +1,7 @@
 //! How far a source has come in event time. Judged by partition, so that a row is late or not whatever
 //! was read of other partitions before it: the answer does not depend on how messages are interleaved.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch};
 use arrow::compute::cast;
@@ -20,6 +20,7 @@ pub struct Watermark {
     delay: i64,
     lateness: i64,
     newest: BTreeMap<i32, i64>,
+    unread: BTreeSet<i32>,
 }
 
 impl Watermark {
@@ -30,6 +31,7 @@ impl Watermark {
             delay: source.watermark_delay_ms?.saturating_mul(MILLISECOND),
             lateness: source.allowed_lateness_ms.saturating_mul(MILLISECOND),
             newest: BTreeMap::new(),
+            unread: BTreeSet::new(),
         })
     }
 
@@ -57,8 +59,18 @@ impl Watermark {
         Ok((times, final_until))
     }
 
-    /// The watermark: that of the partition that is furthest behind. A partition without a row does not count.
+    /// These partitions have messages that are not read yet: there is no watermark before each has had a row
+    /// or is read to its end.
+    pub fn wait_for(&mut self, unread: BTreeSet<i32>) {
+        self.unread = unread;
+    }
+
+    /// The watermark: that of the partition that is furthest behind. A partition that is empty does not count;
+    /// one that falls silent holds the others back.
     pub fn now(&self) -> Option<i64> {
+        if self.unread.iter().any(|partition| !self.newest.contains_key(partition)) {
+            return None;
+        }
         Some(self.newest.values().min()?.saturating_sub(self.delay))
     }
 
