@@ -317,7 +317,7 @@ fn view_plan(published: &Published, query: &str) -> Option<RecordBatch> {
         }
         _ => return None,
     };
-    let lines: ArrayRef = Arc::new(StringArray::from_iter_values(view.info.plan.lines()));
+    let lines: ArrayRef = Arc::new(StringArray::from(view.info.plan.lines().collect::<Vec<_>>()));
     RecordBatch::try_from_iter([("plan", lines)]).ok()
 }
 
