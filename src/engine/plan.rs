@@ -154,7 +154,7 @@ impl Engine {
         // Held rows that go by time are touched by no row.
         let by_time = def.hold.is_some_and(|hold| hold.duration.is_some());
         let reach = match split.reach {
-            Reach::Touched if nodes.len() > 1 || by_time => Reach::All,
+            Reach::Touched if by_time => Reach::All,
             reach => reach,
         };
         let finishing = state.query_planner().create_physical_plan(&split.finishing, &state).await?;

@@ -106,7 +106,7 @@ pub fn split(
     if !is_session {
         nodes.iter().try_for_each(|(node, _)| refuse_leftover_sessions(node))?;
     }
-    let reach = if nodes.len() == 1 && is_row_wise(&finishing)? { Reach::Touched } else { Reach::All };
+    let reach = if is_row_wise(&finishing)? { Reach::Touched } else { Reach::All };
     Ok(Split { nodes, finishing, folded, reach })
 }
 
