@@ -27,6 +27,8 @@ pub struct Hold {
 /// The rows of one stream, less columns and rows that the view does not need.
 #[derive(Debug)]
 pub struct HeldRows {
+    /// The view that says how many, and where: for the error at the limit.
+    holder: String,
     below: Below,
     schema: SchemaRef,
     hold: Hold,
@@ -38,12 +40,12 @@ pub struct HeldRows {
 
 impl HeldRows {
     /// Holds the rows of `below`, as rows of `schema` in the finishing plan.
-    pub fn new(below: Below, schema: SchemaRef, hold: Hold) -> Result<Self> {
+    pub fn new(holder: String, below: Below, schema: SchemaRef, hold: Hold) -> Result<Self> {
         let time = match hold.duration {
             Some(_) => Some(below.schema().index_of(TIME)?),
             None => None,
         };
-        Ok(HeldRows { below, schema, hold, batches: Vec::new(), time, rows: 0 })
+        Ok(HeldRows { holder, below, schema, hold, batches: Vec::new(), time, rows: 0 })
     }
 
     fn check_limit(&self) -> error::Result<()> {
@@ -51,9 +53,9 @@ impl HeldRows {
             return Ok(());
         }
         Err(Error::Limit(format!(
-            "the view must hold more than its hold_rows = {} rows of the stream; allow more, or let old ones \
+            "{} must hold more than its hold_rows = {} rows of the stream; allow more, or let old ones \
              go with hold_for, or ask for an aggregate, which holds no rows",
-            self.hold.rows
+            self.holder, self.hold.rows
         )))
     }
 

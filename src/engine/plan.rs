@@ -345,7 +345,9 @@ impl Engine {
                     ));
                 }
                 let rows = if hold.duration.is_some() { bound::with_hidden(&plan)? } else { plan.clone() };
-                Box::new(HeldRows::new(Below::new(lower(&rows).await?), table.schema(), hold)?)
+                let place = &def.place;
+                let holder = format!("{}:{}: view {}", place.file.display(), place.line, def.name);
+                Box::new(HeldRows::new(holder, Below::new(lower(&rows).await?), table.schema(), hold)?)
             }
         };
         let below = plan.display_indent().to_string();

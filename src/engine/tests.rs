@@ -351,6 +351,63 @@ async fn a_partition_that_is_read_later_makes_no_row_late() {
     }
 }
 
+#[tokio::test]
+async fn final_windows_free_their_state_and_their_rows_stay() {
+    let source = SOURCE.replace(
+        "LOCATION 'events'",
+        "LOCATION 'events' OPTIONS ('event_time' 'at', 'watermark' '1 minute')",
+    );
+    for (view, minutes) in [
+        (
+            "SELECT date_bin(INTERVAL '1 minute', at) AS minute, COUNT(*) AS n, COUNT(DISTINCT amount) AS d FROM events GROUP BY 1",
+            1,
+        ),
+        (
+            "SELECT window_start AS minute, COUNT(*) AS n, COUNT(DISTINCT amount) AS d
+          FROM session(events, at, INTERVAL '100 seconds') GROUP BY window_start",
+            2,
+        ),
+    ] {
+        let mut engine =
+            plan(&format!("{source} CREATE MATERIALIZED VIEW per_minute AS {view};")).await.unwrap();
+        engine.start().await.unwrap();
+        let (windows, mut shown) = (5000, None);
+        for first in (0..windows).step_by(50) {
+            // Two rows a window, of which the second comes after the first of the next.
+            let row = |window: i64, second| Event {
+                id: 1,
+                place: None,
+                amount: Some(second),
+                at: window * minutes * 60 + second,
+            };
+            let batch: Vec<_> =
+                (first..first + 50).flat_map(|w| [row(w, 1), row((w - 1).max(0), 20)]).collect();
+            let applied = engine.apply("events", events(&batch), None).await.unwrap();
+            assert!(applied.late.is_empty(), "{:?}", applied.late);
+            shown = Some(applied.changes[0].rows.batch().unwrap());
+        }
+        let shown = shown.unwrap();
+        assert_eq!(shown.num_rows() as i64, windows);
+        let middle = text_of(&shown.slice(2000, 1)).remove(0);
+        assert!(middle.ends_with("|2|2|"), "{middle}");
+        assert!(engine.nodes[0].node.rows().unwrap().num_rows() < 10, "final groups are kept");
+        assert!(engine.nodes[0].node.bytes() < 1 << 20, "{} bytes", engine.nodes[0].node.bytes());
+    }
+}
+
+#[tokio::test]
+async fn a_view_that_may_hold_no_more_rows_stops_and_says_which_it_is() {
+    let text = format!(
+        "{SOURCE} CREATE MATERIALIZED VIEW all_rows WITH (hold_rows = 2) AS SELECT id, at FROM events;"
+    );
+    let mut engine = plan(&text).await.unwrap();
+    engine.start().await.unwrap();
+    let event = |id| Event { id, place: None, amount: None, at: 0 };
+    engine.apply("events", events(&[event(1), event(2)]), None).await.unwrap();
+    let error = engine.apply("events", events(&[event(3)]), None).await.unwrap_err().to_string();
+    assert!(error.contains("view all_rows must hold more than its hold_rows = 2 rows"), "{error}");
+}
+
 fn text_of(batch: &RecordBatch) -> Vec<String> {
     self::text(std::slice::from_ref(batch))
 }
