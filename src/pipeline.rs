@@ -15,7 +15,7 @@ use tokio::task::block_in_place;
 use crate::clients;
 use crate::config::Config;
 use crate::decode::{JsonDecoder, Reject, RuleSet};
-use crate::engine::catalog::{Catalog, RuleKind, SourceDef, TableDef};
+use crate::engine::catalog::{Catalog, SourceDef, TableDef};
 use crate::engine::session::{self, PG};
 use crate::engine::{Engine, ViewChange};
 use crate::error::{Error, Result};
@@ -90,7 +90,7 @@ impl Pipeline {
             )));
         }
         let engine = Engine::plan(&catalog, &schemas).await?;
-        let keys = foreign_keys(&catalog);
+        let keys = catalog.foreign_keys();
         let needed = engine.reference_columns();
         let references =
             References::open(pool.clone(), &config.postgres_schema, &defs, needed, &keys).await?;
@@ -312,11 +312,7 @@ impl Pipeline {
         let applied = self.engine.apply(&source.def.name, judged.rows, Some(&partitions)).await?;
         for (row, view) in &applied.late {
             source.progress.late(view);
-            let late = Reject {
-                message: judged.messages[*row as usize],
-                rule: "late".into(),
-                reason: format!("came after its group in view {view} was final; other views counted it"),
-            };
+            let late = Reject::late(judged.messages[*row as usize], view);
             source.write_dead_letter(&self.sink, batch, &late)?;
         }
         changes.extend(applied.changes);
@@ -430,15 +426,4 @@ fn poll_once(
     };
     let news = progress.is_some() || !batch.is_empty();
     Ok(news.then(|| Polled { source, batch, progress, caught_up: reader.caught_up() }))
-}
-
-/// The tables and columns that foreign keys refer to.
-fn foreign_keys(catalog: &Catalog) -> Vec<(String, Vec<String>)> {
-    let rules = catalog.sources.values().flat_map(|source| &source.rules);
-    rules
-        .filter_map(|rule| match &rule.kind {
-            RuleKind::ForeignKey { table, referred, .. } => Some((table.clone(), referred.clone())),
-            _ => None,
-        })
-        .collect()
 }

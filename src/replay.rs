@@ -16,7 +16,7 @@ use tokio::task::block_in_place;
 
 use crate::cli::Format;
 use crate::decode::{Decoded, ForeignKeys, JsonDecoder, Reject, RuleSet};
-use crate::engine::catalog::{Catalog, RuleKind};
+use crate::engine::catalog::Catalog;
 use crate::engine::{Engine, ViewChange, session};
 use crate::error::{Error, Result};
 use crate::queries::QueryFile;
@@ -143,11 +143,8 @@ impl Replay {
             block_in_place(|| known.rules.judge(decoded, &self.keys))?;
         rejects.extend(refused);
         let applied = self.engine.apply(source, rows, None).await?;
-        rejects.extend(applied.late.iter().map(|(row, view)| Reject {
-            message: messages[*row as usize],
-            rule: "late".into(),
-            reason: format!("came after its group in view {view} was final; other views counted it"),
-        }));
+        let late = |(row, view): &(u32, String)| Reject::late(messages[*row as usize], view);
+        rejects.extend(applied.late.iter().map(late));
         rejects.sort_by_key(|reject| reject.message);
         Ok(Outcome { epoch: self.epoch, changes: applied.changes, rejects })
     }
@@ -322,13 +319,11 @@ struct FileKeys(BTreeMap<(String, Vec<String>), KeyIndex>);
 impl FileKeys {
     fn new(catalog: &Catalog, tables: &[FileTable]) -> Result<Self> {
         let mut indexes = BTreeMap::new();
-        for rule in catalog.sources.values().flat_map(|source| &source.rules) {
-            if let RuleKind::ForeignKey { table, referred, .. } = &rule.kind
-                && let Some(rows) = tables.iter().find(|known| known.name == *table)
-            {
-                let mut index = KeyIndex::new(&rows.schema, referred)?;
+        for (table, referred) in catalog.foreign_keys() {
+            if let Some(rows) = tables.iter().find(|known| known.name == table) {
+                let mut index = KeyIndex::new(&rows.schema, &referred)?;
                 rows.batches.iter().try_for_each(|batch| index.add(batch))?;
-                indexes.insert((table.clone(), referred.clone()), index);
+                indexes.insert((table, referred), index);
             }
         }
         Ok(FileKeys(indexes))

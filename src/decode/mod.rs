@@ -32,8 +32,16 @@ pub struct Decoded {
 pub struct Reject {
     /// Its position in the batch of messages.
     pub message: u32,
-    /// Name of the rule that it broke; `json` if it could not be decoded.
+    /// Name of the rule that it broke; `json` if it could not be decoded; `late` if only a view left it out.
     pub rule: String,
     /// Why, for a person.
     pub reason: String,
+}
+
+impl Reject {
+    /// A message that came after its group in `view` was final.
+    pub fn late(message: u32, view: &str) -> Reject {
+        let reason = format!("came after its group in view {view} was final; other views counted it");
+        Reject { message, rule: "late".into(), reason }
+    }
 }

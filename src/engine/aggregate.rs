@@ -236,7 +236,10 @@ impl AggregateState {
         };
         self.note_ends(&touched.groups, &columns)?;
         self.store.write(touched.groups, columns)?;
-        self.dead.extend(touched.merged);
+        if let Find::BySession(_) = self.groups {
+            // A session that takes rows goes on under a new number.
+            self.dead.extend(touched.old);
+        }
         Ok(delta)
     }
 
@@ -286,7 +289,6 @@ impl AggregateState {
                     old_positions: vec![0; old.len()],
                     with_old: old.len(),
                     old,
-                    merged: Vec::new(),
                     first_rows: vec![0],
                     positions: vec![0; rows],
                 });
@@ -325,7 +327,6 @@ impl AggregateState {
             old: touched[..old].to_vec(),
             old_positions: (0..old).collect(),
             with_old: old,
-            merged: Vec::new(),
             groups: touched,
             first_rows,
             positions,
@@ -576,8 +577,6 @@ pub struct Touched {
     pub old_positions: Vec<usize>,
     /// How many of `groups` have an old state.
     pub with_old: usize,
-    /// Numbers of groups that are no more.
-    pub merged: Vec<u32>,
     /// Of each group, its first row in the batch.
     pub first_rows: Vec<u32>,
     /// Of each row, its group's position in `groups`.

@@ -239,6 +239,17 @@ impl Catalog {
         sources.chain(views).collect()
     }
 
+    /// The tables and columns that foreign keys refer to.
+    pub fn foreign_keys(&self) -> Vec<(String, Vec<String>)> {
+        let rules = self.sources.values().flat_map(|source| &source.rules);
+        rules
+            .filter_map(|rule| match &rule.kind {
+                RuleKind::ForeignKey { table, referred, .. } => Some((table.clone(), referred.clone())),
+                _ => None,
+            })
+            .collect()
+    }
+
     async fn add(&mut self, file: &Path, statement: Statement, session: &SessionState) -> Result<()> {
         match statement {
             Statement::CreateExternalTable(table) => {

@@ -31,7 +31,6 @@ use std::sync::Arc;
 
 use arrow::array::{Int64Array, RecordBatch, UInt32Array};
 use arrow::compute::concat_batches;
-use arrow::datatypes::{DataType, Field, Schema};
 use datafusion::common::{exec_datafusion_err, internal_datafusion_err};
 use datafusion::execution::TaskContext;
 use datafusion::logical_expr::LogicalPlan;
@@ -44,7 +43,7 @@ use self::below::Below;
 use self::catalog::{Mode, Place};
 use self::node::{Delta, Node};
 use self::row_wise::Direct;
-use self::slot::{FINAL_UNTIL, ROW, SlotTable, TIME};
+use self::slot::SlotTable;
 use self::split::Reach;
 pub use self::view::{Changelog, Op};
 use self::view::{Ring, ViewRows};
@@ -524,14 +523,11 @@ impl Stateful {
 
 /// The rows with the columns that no query sees.
 fn with_hidden(rows: &RecordBatch, times: Int64Array, final_until: Int64Array) -> Result<RecordBatch> {
-    let mut fields: Vec<_> = rows.schema().fields().iter().map(|field| field.as_ref().clone()).collect();
-    fields.extend([TIME, FINAL_UNTIL].map(|name| Field::new(name, DataType::Int64, true)));
-    fields.push(Field::new(ROW, DataType::UInt32, true));
     let mut columns = rows.columns().to_vec();
     columns.push(Arc::new(times));
     columns.push(Arc::new(final_until));
     columns.push(Arc::new(UInt32Array::from_iter_values(0..rows.num_rows() as u32)));
-    Ok(RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?)
+    Ok(RecordBatch::try_new(slot::with_hidden_fields(&rows.schema()), columns)?)
 }
 
 /// The batch with the positional column names of the table that stands for its plan.

@@ -52,7 +52,7 @@ struct Built {
 
 /// A consumer of a changelog that checks each record against what it holds.
 #[derive(Default)]
-struct Consumer {
+pub struct Consumer {
     rows: Vec<Vec<String>>,
     by_key: BTreeMap<Vec<String>, Vec<String>>,
 }
@@ -256,7 +256,8 @@ impl Built {
 }
 
 impl Consumer {
-    fn take(&mut self, change: &ViewChange) {
+    /// Takes a change in.
+    pub fn take(&mut self, change: &ViewChange) {
         let log = &change.changelog;
         assert_eq!(log.ops.len(), log.rows.num_rows());
         let positions: Vec<_> =
@@ -287,7 +288,8 @@ impl Consumer {
         }
     }
 
-    fn rows(&self) -> Vec<Vec<String>> {
+    /// What the changelog adds up to, sorted.
+    pub fn rows(&self) -> Vec<Vec<String>> {
         let mut rows: Vec<_> = self.rows.iter().chain(self.by_key.values()).cloned().collect();
         rows.sort();
         rows
@@ -306,7 +308,8 @@ pub fn cells(batch: &RecordBatch) -> Vec<Vec<String>> {
     (0..batch.num_rows()).map(|row| (0..columns.len()).map(|column| cell(row, column)).collect()).collect()
 }
 
-fn sorted(batches: &[RecordBatch]) -> Vec<Vec<String>> {
+/// The rows of all batches, sorted, so that sets of rows compare.
+pub fn sorted(batches: &[RecordBatch]) -> Vec<Vec<String>> {
     let mut rows: Vec<_> = batches.iter().flat_map(cells).collect();
     rows.sort();
     rows

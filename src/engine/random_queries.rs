@@ -7,7 +7,7 @@ use arrow::array::{ArrayRef, Int64Array, ListBuilder, StringArray, StringBuilder
 use rand::prelude::*;
 use rand::rngs::ChaCha8Rng;
 
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{Schema, SchemaRef};
 
 use super::oracle::{Pair, assert_same};
 use super::*;

@@ -120,7 +120,6 @@ impl SessionGroups {
             old: Vec::new(),
             old_positions: Vec::new(),
             with_old: with.len(),
-            merged: Vec::new(),
             first_rows: Vec::new(),
             positions: Vec::new(),
         };
@@ -140,7 +139,6 @@ impl SessionGroups {
             touched.old_positions.extend(std::iter::repeat_n(i, merging.old[root].len()));
             touched.old.extend(&merging.old[root]);
         }
-        touched.merged = touched.old.clone();
         let of_row = std::mem::take(&mut merging.of_row);
         touched.positions = of_row.into_iter().map(|session| position[merging.root(session)]).collect();
         touched

@@ -47,6 +47,14 @@ pub fn is_hidden(column: &str) -> bool {
     [TIME, FINAL_UNTIL, ROW].contains(&column)
 }
 
+/// The schema with those columns added, last.
+pub fn with_hidden_fields(schema: &Schema) -> SchemaRef {
+    let hidden = [TIME, FINAL_UNTIL].map(|name| Field::new(name, DataType::Int64, true));
+    let row = Field::new(ROW, DataType::UInt32, true);
+    let fields = schema.fields().iter().map(|field| field.as_ref().clone());
+    Arc::new(Schema::new(fields.chain(hidden).chain([row]).collect::<Vec<_>>()))
+}
+
 /// A table over swappable batches. Its batches may hold a subset of its columns, found by name: a
 /// reference table is loaded with the needed columns only.
 #[derive(Debug)]
@@ -65,14 +73,10 @@ impl SlotTable {
 
     /// The same table with the columns that no query sees, last.
     pub fn with_hidden(&self) -> Arc<SlotTable> {
-        let hidden = [TIME, FINAL_UNTIL].map(|name| Field::new(name, DataType::Int64, true));
-        let row = Field::new(ROW, DataType::UInt32, true);
-        let fields = self.schema.fields().iter().map(|field| field.as_ref().clone());
-        let fields: Vec<_> = fields.chain(hidden).chain([row]).collect();
         Arc::new(SlotTable {
             name: self.name.clone(),
             kind: self.kind,
-            schema: Arc::new(Schema::new(fields)),
+            schema: with_hidden_fields(&self.schema),
             batches: Arc::clone(&self.batches),
         })
     }

@@ -41,8 +41,8 @@ pub enum Reach {
 }
 
 /// Splits `plan`, already optimized. `state_of` gives the table of a node, so that equal nodes of several
-/// views can share one. `may_hold`: whether rows of streams may be held where nothing less will do; `is_session`: the plan is an aggregate over session windows,
-/// as [`cut_sessions`] finds them.
+/// views can share one. `may_hold`: whether rows of streams may be held where nothing less will do;
+/// `is_session`: the plan is an aggregate over session windows, as [`cut_sessions`] finds them.
 pub fn split(
     plan: LogicalPlan,
     may_hold: bool,
@@ -76,7 +76,7 @@ pub fn split(
                     Err(_) => {}
                 }
             }
-            node if may_hold && is_row_local(node) => return add(node.clone()),
+            node if may_hold && is_row_wise(node, Kind::Stream)? => return add(node.clone()),
             LogicalPlan::TableScan(scan) => {
                 return plan_err!(
                     "this query needs the rows of the stream `{}` themselves, beside what is under an aggregate; \
@@ -106,7 +106,7 @@ pub fn split(
     if !is_session {
         nodes.iter().try_for_each(|(node, _)| refuse_leftover_sessions(node))?;
     }
-    let reach = if is_row_wise(&finishing)? { Reach::Touched } else { Reach::All };
+    let reach = if is_row_wise(&finishing, Kind::State)? { Reach::Touched } else { Reach::All };
     Ok(Split { nodes, finishing, folded, reach })
 }
 
@@ -297,24 +297,22 @@ fn asks_stream(node: &LogicalPlan) -> bool {
     found && walked.is_ok()
 }
 
-/// Whether each row of the plan depends on one row of one stream and on nothing else.
-fn is_row_local(plan: &LogicalPlan) -> bool {
+/// Whether each row of the plan depends on one row of a single slot of that kind and on nothing else.
+fn is_row_wise(plan: &LogicalPlan, kind: Kind) -> Result<bool> {
     let other = plan.exists(|node| {
-        let local = match node {
-            LogicalPlan::Projection(_) | LogicalPlan::Filter(_) | LogicalPlan::SubqueryAlias(_) => {
-                let mut subqueries = false;
-                node.apply_subqueries(|_| {
-                    subqueries = true;
-                    Ok(TreeNodeRecursion::Stop)
-                })?;
-                !subqueries
-            }
-            LogicalPlan::TableScan(scan) => slot_kind(scan) == Some(Kind::Stream),
+        let row_wise = match node {
+            LogicalPlan::Projection(_) | LogicalPlan::Filter(_) | LogicalPlan::SubqueryAlias(_) => true,
+            LogicalPlan::TableScan(scan) => slot_kind(scan) == Some(kind),
             _ => false,
         };
-        Ok(!local)
-    });
-    !other.unwrap_or(true)
+        let mut subqueries = false;
+        node.apply_subqueries(|_| {
+            subqueries = true;
+            Ok(TreeNodeRecursion::Stop)
+        })?;
+        Ok(!row_wise || subqueries)
+    })?;
+    Ok(!other)
 }
 
 /// Below an aggregate each row of the stream must be treated by itself.
@@ -393,23 +391,6 @@ pub fn is_ordered(plan: &LogicalPlan) -> bool {
         }
         _ => false,
     }
-}
-
-fn is_row_wise(finishing: &LogicalPlan) -> Result<bool> {
-    let other = finishing.exists(|node| {
-        let row_wise = match node {
-            LogicalPlan::Projection(_) | LogicalPlan::Filter(_) | LogicalPlan::SubqueryAlias(_) => true,
-            LogicalPlan::TableScan(scan) => slot_kind(scan) == Some(Kind::State),
-            _ => false,
-        };
-        let mut subqueries = false;
-        node.apply_subqueries(|_| {
-            subqueries = true;
-            Ok(TreeNodeRecursion::Stop)
-        })?;
-        Ok(!row_wise || subqueries)
-    })?;
-    Ok(!other)
 }
 
 /// Whether more rows of the nodes can only add rows to the view.

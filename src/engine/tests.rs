@@ -6,11 +6,10 @@ use std::path::PathBuf;
 
 use arrow::array::{Int64Array, StringArray, TimestampMicrosecondArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
-use arrow::util::display::FormatOptions;
-use arrow::util::pretty::pretty_format_batches_with_options;
 use datafusion::datasource::MemTable;
 use proptest::prelude::*;
 
+use super::oracle::{Consumer, cells, sorted};
 use super::*;
 use crate::error::Error;
 use crate::queries::QueryFile;
@@ -100,19 +99,7 @@ async fn engine() -> Engine {
     plan(&format!("{SOURCE}\n{}", views.collect::<Vec<_>>().join("\n"))).await.unwrap()
 }
 
-/// Rows as sorted text, so that sets of rows compare.
-fn text(batches: &[RecordBatch]) -> Vec<String> {
-    let options = FormatOptions::new().with_null("NULL");
-    let table = pretty_format_batches_with_options(batches, &options).unwrap().to_string();
-    // Columns are padded to the widest value: compare cells.
-    let cells =
-        |line: &str| line.split('|').map(|cell| cell.trim().to_string()).collect::<Vec<_>>().join("|");
-    let mut lines: Vec<_> = table.lines().skip(3).filter(|line| !line.starts_with('+')).map(cells).collect();
-    lines.sort();
-    lines
-}
-
-async fn batch_answer(query: &str, all: &[RecordBatch], reference: &RecordBatch) -> Vec<String> {
+async fn batch_answer(query: &str, all: &[RecordBatch], reference: &RecordBatch) -> Vec<Vec<String>> {
     let context = SessionContext::new_with_config(session::base_config());
     context
         .register_table("events", Arc::new(MemTable::try_new(source_schema(), vec![all.to_vec()]).unwrap()))
@@ -121,54 +108,7 @@ async fn batch_answer(query: &str, all: &[RecordBatch], reference: &RecordBatch)
     context.register_table("places", Arc::new(places)).unwrap();
     let by_place = context.sql(VIEWS[0].2).await.unwrap().into_view();
     context.register_table("by_place", by_place).unwrap();
-    text(&context.sql(query).await.unwrap().collect().await.unwrap())
-}
-
-/// A consumer of the changelog that checks each record against what it holds.
-#[derive(Default)]
-struct Consumer {
-    rows: Vec<String>,
-    by_key: BTreeMap<String, String>,
-}
-
-impl Consumer {
-    fn take(&mut self, change: &ViewChange) {
-        let log = &change.changelog;
-        for (i, op) in log.ops.iter().enumerate() {
-            let row = text(&[log.rows.slice(i, 1)]).remove(0);
-            if change.info.key.is_empty() {
-                match op {
-                    Op::Insert => self.rows.push(row),
-                    Op::Delete => {
-                        let place =
-                            self.rows.iter().position(|held| *held == row).expect("deletes a row it had");
-                        self.rows.swap_remove(place);
-                    }
-                    Op::Update => panic!("an update without a key"),
-                }
-                continue;
-            }
-            let positions: Vec<_> =
-                change.info.key.iter().map(|k| change.info.schema.index_of(k).unwrap()).collect();
-            let key = text(&[log.rows.slice(i, 1).project(&positions).unwrap()]).remove(0);
-            let old = match op {
-                Op::Delete => self.by_key.remove(&key),
-                _ => self.by_key.insert(key, row.clone()),
-            };
-            assert_eq!(old.is_some(), *op != Op::Insert, "{op:?} of {row} in {}", change.info.name);
-            assert!(
-                old.as_ref() != Some(&row) || *op == Op::Delete,
-                "unchanged row {row} in {}",
-                change.info.name
-            );
-        }
-    }
-
-    fn rows(&self) -> Vec<String> {
-        let mut rows: Vec<_> = self.rows.iter().chain(self.by_key.values()).cloned().collect();
-        rows.sort();
-        rows
-    }
+    sorted(&context.sql(query).await.unwrap().collect().await.unwrap())
 }
 
 async fn check(batches: &[Vec<Event>]) {
@@ -177,10 +117,10 @@ async fn check(batches: &[Vec<Event>]) {
     engine.set_reference("places", vec![reference.clone()]);
     let mut consumers: BTreeMap<String, Consumer> = BTreeMap::new();
     let mut shown = BTreeMap::new();
-    let mut take = |changes: Vec<ViewChange>, shown: &mut BTreeMap<String, Vec<String>>| {
+    let mut take = |changes: Vec<ViewChange>, shown: &mut BTreeMap<String, Vec<Vec<String>>>| {
         for change in changes {
             consumers.entry(change.info.name.clone()).or_default().take(&change);
-            shown.insert(change.info.name.clone(), text(&[change.rows.batch().unwrap()]));
+            shown.insert(change.info.name.clone(), sorted(&[change.rows.batch().unwrap()]));
             assert_eq!(consumers[&change.info.name].rows(), shown[&change.info.name], "{}", change.info.name);
         }
     };
@@ -347,7 +287,7 @@ async fn a_partition_that_is_read_later_makes_no_row_late() {
         let behind = engine.apply("events", events(&[event(0), event(9)]), Some(&[1, 1])).await.unwrap();
         assert_eq!(behind.late.len(), late);
         let batch = behind.changes.last().unwrap().rows.batch().unwrap();
-        assert!(text_of(&batch)[0].ends_with(&format!("|{rows}|")), "{:?}", text_of(&batch));
+        assert_eq!(cells(&batch)[0][1], rows);
     }
 }
 
@@ -388,8 +328,7 @@ async fn final_windows_free_their_state_and_their_rows_stay() {
         }
         let shown = shown.unwrap();
         assert_eq!(shown.num_rows() as i64, windows);
-        let middle = text_of(&shown.slice(2000, 1)).remove(0);
-        assert!(middle.ends_with("|2|2|"), "{middle}");
+        assert_eq!(cells(&shown.slice(2000, 1))[0][1..], ["2", "2"]);
         assert!(engine.nodes[0].node.rows().unwrap().num_rows() < 10, "final groups are kept");
         assert!(engine.nodes[0].node.bytes() < 1 << 20, "{} bytes", engine.nodes[0].node.bytes());
     }
@@ -406,8 +345,4 @@ async fn a_view_that_may_hold_no_more_rows_stops_and_says_which_it_is() {
     engine.apply("events", events(&[event(1), event(2)]), None).await.unwrap();
     let error = engine.apply("events", events(&[event(3)]), None).await.unwrap_err().to_string();
     assert!(error.contains("view all_rows must hold more than its hold_rows = 2 rows"), "{error}");
-}
-
-fn text_of(batch: &RecordBatch) -> Vec<String> {
-    self::text(std::slice::from_ref(batch))
 }
