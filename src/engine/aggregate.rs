@@ -43,6 +43,9 @@ const DEAD_MIN: usize = 1024;
 /// Functions whose state is every value that they have seen.
 const GROWING: [&str; 6] =
     ["array_agg", "median", "percentile_cont", "string_agg", "nth_value", "quantile_cont"];
+/// Functions whose only state is what they answer.
+const STATE_IS_RESULT: [&str; 9] =
+    ["count", "sum", "min", "max", "bool_and", "bool_or", "bit_and", "bit_or", "bit_xor"];
 
 /// What decides how long a group can change.
 #[derive(Clone, Debug, Default)]
@@ -87,6 +90,8 @@ struct Function {
     expr: Arc<AggregateFunctionExpr>,
     filter: Option<Arc<dyn PhysicalExpr>>,
     state_columns: usize,
+    /// Whether the state is the answer already.
+    state_is_result: bool,
     /// For DISTINCT: the values that each group has seen; `expr` is then the plain function.
     dedup: Option<Dedup>,
 }
@@ -222,10 +227,15 @@ impl AggregateState {
                 accumulator.update_batch(arguments, &[], Some(&none), count)?;
             }
             let states = accumulator.state(EmitTo::All)?;
-            // `state` has emptied the accumulator: what was kept is what is evaluated.
-            let mut result = function.accumulator()?;
-            result.merge_batch(&states, &everyone, count)?;
-            results.push(result.evaluate(EmitTo::All)?);
+            results.push(match states.as_slice() {
+                [state] if function.state_is_result => Arc::clone(state),
+                _ => {
+                    // `state` has emptied the accumulator: what was kept is what is evaluated.
+                    let mut result = function.accumulator()?;
+                    result.merge_batch(&states, &everyone, count)?;
+                    result.evaluate(EmitTo::All)?
+                }
+            });
             columns.extend(states);
         }
         columns.extend(results);
@@ -598,15 +608,20 @@ impl Function {
                 .schema(Arc::clone(input))
                 .alias(expr.name())
                 .build()?;
-            return Ok(Function {
-                state_columns: same.state_fields()?.len(),
-                expr: Arc::new(same),
-                filter,
-                dedup: Some(Dedup::new(data_type)?),
-            });
+            return Function::of(Arc::new(same), filter, Some(Dedup::new(data_type)?));
         }
-        let state_columns = expr.state_fields()?.len();
-        Ok(Function { expr: Arc::clone(expr), filter, state_columns, dedup: None })
+        Function::of(Arc::clone(expr), filter, None)
+    }
+
+    fn of(
+        expr: Arc<AggregateFunctionExpr>,
+        filter: Option<Arc<dyn PhysicalExpr>>,
+        dedup: Option<Dedup>,
+    ) -> Result<Self> {
+        let states = expr.state_fields()?;
+        let same_type = matches!(states.as_slice(), [state] if state.data_type() == expr.field().data_type());
+        let state_is_result = same_type && STATE_IS_RESULT.contains(&expr.fun().name());
+        Ok(Function { state_columns: states.len(), state_is_result, expr, filter, dedup })
     }
 
     fn accumulator(&self) -> Result<Box<dyn GroupsAccumulator>> {
