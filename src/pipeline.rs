@@ -14,7 +14,7 @@ use tokio::task::block_in_place;
 
 use crate::clients;
 use crate::config::Config;
-use crate::decode::{JsonDecoder, Reject, RuleSet};
+use crate::decode::{JsonDecoder, Reject, RuleSet, needed_columns};
 use crate::engine::catalog::{Catalog, SourceDef, TableDef};
 use crate::engine::session::{self, PG};
 use crate::engine::{Engine, ViewChange};
@@ -112,13 +112,15 @@ impl Pipeline {
             }
         }
         let mut sources = Vec::new();
+        let planning = session::continuous().state();
         for def in catalog.sources.into_values().map(Arc::new) {
             let table = KafkaTable::new(Arc::clone(&config), Arc::clone(&def), Arc::clone(&references));
             restricted.push((def.name.clone(), Arc::new(table)));
+            let kept = needed_columns(&def, &engine.source_columns(&def.name), &planning)?;
+            let decoder = JsonDecoder::new(Arc::clone(&def.schema), def.timestamp_format);
             sources.push(Source {
-                decoder: JsonDecoder::new(Arc::clone(&def.schema), def.timestamp_format)
-                    .map_err(|e| def.place.error(e))?,
-                rules: RuleSet::new(&def, &session::continuous().state())?,
+                decoder: decoder.map_err(|e| def.place.error(e))?.keeping(&kept),
+                rules: RuleSet::new(&def, &kept, &planning)?,
                 progress: Progress::new(&def),
                 def,
             });

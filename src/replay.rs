@@ -15,7 +15,7 @@ use arrow_json::LineDelimitedWriter;
 use tokio::task::block_in_place;
 
 use crate::cli::Format;
-use crate::decode::{Decoded, ForeignKeys, JsonDecoder, Reject, RuleSet};
+use crate::decode::{Decoded, ForeignKeys, JsonDecoder, Reject, RuleSet, needed_columns};
 use crate::engine::catalog::Catalog;
 use crate::engine::{Engine, ViewChange, session};
 use crate::error::{Error, Result};
@@ -120,8 +120,9 @@ impl Replay {
         let mut sources = BTreeMap::new();
         for source in catalog.sources.values() {
             let decoder = JsonDecoder::new(Arc::clone(&source.schema), source.timestamp_format);
-            let decoder = decoder.map_err(|e| source.place.error(e))?;
-            let rules = RuleSet::new(source, &planning)?;
+            let kept = needed_columns(source, &engine.source_columns(&source.name), &planning)?;
+            let decoder = decoder.map_err(|e| source.place.error(e))?.keeping(&kept);
+            let rules = RuleSet::new(source, &kept, &planning)?;
             sources.insert(source.name.clone(), Source { topic: source.topic.clone(), decoder, rules });
         }
         Ok(Replay { engine, sources, keys, epoch: 0 })
@@ -359,7 +360,7 @@ pub async fn check(
     for source in catalog.sources.values() {
         JsonDecoder::new(Arc::clone(&source.schema), source.timestamp_format)
             .map_err(|e| source.place.error(e))?;
-        RuleSet::new(source, &session::continuous().state())?;
+        RuleSet::new(source, &source.schema, &session::continuous().state())?;
         text +=
             &format!("source {} ← {}\n  columns: {}\n", source.name, source.topic, columns(&source.schema));
         let rules: BTreeSet<_> = source.rules.iter().map(|rule| rule.name.as_str()).collect();

@@ -30,6 +30,36 @@ pub trait Column<'m> {
     fn finish(&mut self) -> Result<ArrayRef>;
 }
 
+/// Values that a judged column gathers before it lets them go.
+const JUDGED_AT_ONCE: usize = 256;
+
+/// A column whose values are judged as those of [`new`], and not kept.
+pub fn judge<'m>(field: &Field, timestamps: TimestampFormat) -> Result<Box<dyn Column<'m> + 'm>, String> {
+    let column = new(field, timestamps, JUDGED_AT_ONCE)?;
+    Ok(Box::new(Judged { column, gathered: 0 }))
+}
+
+struct Judged<'m> {
+    column: Box<dyn Column<'m> + 'm>,
+    gathered: usize,
+}
+
+impl<'m> Column<'m> for Judged<'m> {
+    fn add(&mut self, value: Option<&'m str>) -> Result<(), String> {
+        self.gathered += 1;
+        let added = self.column.add(value);
+        if self.gathered == JUDGED_AT_ONCE {
+            self.gathered = 0;
+            self.column.finish().map_err(|e| format!(": {e}"))?;
+        }
+        added
+    }
+
+    fn finish(&mut self) -> Result<ArrayRef> {
+        self.column.finish()
+    }
+}
+
 /// A column for `rows` values of `field`, or why its type can't be read from JSON.
 pub fn new<'m>(
     field: &Field,

@@ -1,6 +1,9 @@
 //! JSON → Arrow, driven by a schema: each message is parsed once, only the schema's fields are kept, and a
 //! message that does not fit is refused by itself, with the reason.
 //!
+//! Every field of the schema is judged, also those that nobody needs now: which messages are refused must not
+//! change with the queries. Only the needed ones are kept.
+//!
 //! A field that the schema lacks is skipped and not judged: it must be JSON, no more. Of a key that comes
 //! twice the last value counts.
 
@@ -8,7 +11,7 @@ use std::sync::Arc;
 
 use arrow::array::{BooleanArray, RecordBatch, RecordBatchOptions};
 use arrow::compute::{concat_batches, filter_record_batch};
-use arrow::datatypes::{FieldRef, SchemaRef};
+use arrow::datatypes::{FieldRef, Schema, SchemaRef};
 
 use super::column::{self, Column};
 use super::object::Splitter;
@@ -24,18 +27,26 @@ const REASON_CHARS_MAX: usize = 300;
 #[derive(Clone, Debug)]
 pub struct JsonDecoder {
     schema: SchemaRef,
+    /// Columns of its rows, by position in `schema`.
+    kept: Vec<usize>,
     timestamps: TimestampFormat,
 }
 
 impl JsonDecoder {
-    /// A decoder for rows of `schema`, which may have only those columns of a source that are needed, or why
-    /// one of its types can't be read from JSON.
+    /// A decoder for rows of `schema`, or why one of its types can't be read from JSON.
     pub fn new(schema: SchemaRef, timestamps: TimestampFormat) -> Result<Self, String> {
         for field in schema.fields() {
             column::new(field, timestamps, 0)
                 .map_err(|reason| format!("column {}: {reason}", field.name()))?;
         }
-        Ok(JsonDecoder { schema, timestamps })
+        let kept = (0..schema.fields().len()).collect();
+        Ok(JsonDecoder { schema, kept, timestamps })
+    }
+
+    /// A decoder that refuses the same messages, and keeps only the columns `kept` of the others.
+    pub fn keeping(mut self, kept: &Schema) -> Self {
+        self.kept.retain(|i| kept.column_with_name(self.schema.field(*i).name()).is_some());
+        self
     }
 
     /// Decodes `messages`, on all cores when they are many. A message of `None` has no payload.
@@ -59,12 +70,16 @@ impl JsonDecoder {
             decoded.extend(rows.messages);
             rejects.extend(refused);
         }
-        Ok((Decoded { rows: concat_batches(&self.schema, &batches)?, messages: decoded }, rejects))
+        let schema = Arc::new(self.schema.project(&self.kept)?);
+        Ok((Decoded { rows: concat_batches(&schema, &batches)?, messages: decoded }, rejects))
     }
 
     fn decode_part(&self, messages: &[Option<&[u8]>], first: usize) -> Result<(Decoded, Vec<Reject>)> {
-        let new = |field: &FieldRef| column::new(field, self.timestamps, messages.len());
-        let columns = self.schema.fields().iter().map(new).collect::<Result<_, _>>();
+        let new = |(i, field): (usize, &FieldRef)| match self.kept.contains(&i) {
+            true => column::new(field, self.timestamps, messages.len()),
+            false => column::judge(field, self.timestamps),
+        };
+        let columns = self.schema.fields().iter().enumerate().map(new).collect::<Result<_, _>>();
         let columns = columns.map_err(Error::Config)?;
         let mut rows = Rows { schema: &self.schema, columns, splitter: Splitter::default(), length: 0 };
         let mut kept = Vec::with_capacity(messages.len());
@@ -83,7 +98,7 @@ impl JsonDecoder {
                 }
             }
         }
-        let mut rows = rows.finish()?;
+        let mut rows = rows.finish(&self.kept)?;
         if decoded.len() < rows.num_rows() {
             rows = filter_record_batch(&rows, &BooleanArray::from(kept))?;
         }
@@ -115,9 +130,10 @@ impl<'m> Rows<'_, 'm> {
         result
     }
 
-    fn finish(mut self) -> Result<RecordBatch> {
-        let arrays = self.columns.iter_mut().map(|column| column.finish()).collect::<Result<Vec<_>>>()?;
+    fn finish(mut self, kept: &[usize]) -> Result<RecordBatch> {
+        let arrays = kept.iter().map(|i| self.columns[*i].finish()).collect::<Result<Vec<_>>>()?;
         let options = RecordBatchOptions::new().with_row_count(Some(self.length));
-        Ok(RecordBatch::try_new_with_options(Arc::clone(self.schema), arrays, &options)?)
+        let schema = Arc::new(self.schema.project(kept)?);
+        Ok(RecordBatch::try_new_with_options(schema, arrays, &options)?)
     }
 }

@@ -14,7 +14,7 @@ mod tests;
 mod time;
 
 pub use json::JsonDecoder;
-pub use rules::{ForeignKeys, RuleSet};
+pub use rules::{ForeignKeys, RuleSet, needed_columns};
 
 use arrow::array::RecordBatch;
 

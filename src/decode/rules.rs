@@ -1,14 +1,16 @@
 //! Judges the rows of a source by its rules. What a rule says never depends on how the rows were cut
 //! into micro-batches.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, UInt32Array};
 use arrow::compute::{filter_record_batch, take_record_batch};
-use arrow::datatypes::Schema;
+use arrow::datatypes::{Schema, SchemaRef};
 use datafusion::common::DFSchema;
 use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::ExprSchemable;
+use datafusion::physical_expr::utils::collect_columns;
 use datafusion::physical_plan::PhysicalExpr;
 use datafusion::physical_plan::aggregates::group_values::{GroupValues, new_group_values};
 use datafusion::physical_plan::aggregates::order::GroupOrdering;
@@ -22,6 +24,33 @@ use crate::error::Result;
 pub trait ForeignKeys {
     /// For each row of `values` whether `table` has a row with those values in `columns`.
     fn contains(&self, table: &str, columns: &[String], values: &[ArrayRef]) -> Result<BooleanArray>;
+}
+
+/// What rows of a source must hold: the columns `read` by queries, and those that its rules read; at least one.
+pub fn needed_columns(
+    source: &SourceDef,
+    read: &BTreeSet<String>,
+    session: &SessionState,
+) -> Result<SchemaRef> {
+    let mut needed = read.clone();
+    for rule in &source.rules {
+        match &rule.kind {
+            RuleKind::NotNull(column) => drop(needed.insert(column.clone())),
+            RuleKind::PrimaryKey(columns) | RuleKind::ForeignKey { columns, .. } => {
+                needed.extend(columns.iter().cloned())
+            }
+            RuleKind::Check(expr) => {
+                let check =
+                    compile(&expr.to_string(), &source.schema, session).map_err(|e| source.place.error(e))?;
+                needed.extend(collect_columns(&check).iter().map(|column| column.name().to_string()));
+            }
+        }
+    }
+    let fields = source.schema.fields();
+    let kept: Vec<_> = fields.iter().filter(|field| needed.contains(field.name())).cloned().collect();
+    // Rows without a column are awkward to filter.
+    let kept = if kept.is_empty() { fields.iter().take(1).cloned().collect() } else { kept };
+    Ok(Arc::new(Schema::new(kept)))
 }
 
 /// A source's rules, and the primary keys that were seen.
@@ -38,8 +67,9 @@ struct Compiled {
 }
 
 impl RuleSet {
-    /// Compiles the rules of `source`; `session` plans CHECK expressions.
-    pub fn new(source: &SourceDef, session: &SessionState) -> Result<Self> {
+    /// Compiles the rules of `source` for rows of `schema`: [`needed_columns`], or more. `session` plans CHECK
+    /// expressions.
+    pub fn new(source: &SourceDef, schema: &Schema, session: &SessionState) -> Result<Self> {
         let mut seen = None;
         let mut rules = Vec::new();
         for rule in &source.rules {
@@ -51,16 +81,15 @@ impl RuleSet {
                 RuleKind::Check(_) => vec![],
             };
             let columns =
-                columns.iter().map(|name| Ok(source.schema.index_of(name)?)).collect::<Result<Vec<_>>>()?;
+                columns.iter().map(|name| Ok(schema.index_of(name)?)).collect::<Result<Vec<_>>>()?;
             let check = match &rule.kind {
-                RuleKind::Check(expr) => Some(
-                    compile(&expr.to_string(), &source.schema, session).map_err(|e| source.place.error(e))?,
-                ),
+                RuleKind::Check(expr) => {
+                    Some(compile(&expr.to_string(), schema, session).map_err(|e| source.place.error(e))?)
+                }
                 _ => None,
             };
             if let RuleKind::PrimaryKey(_) = rule.kind {
-                seen =
-                    Some(new_group_values(Arc::new(source.schema.project(&columns)?), &GroupOrdering::None)?);
+                seen = Some(new_group_values(Arc::new(schema.project(&columns)?), &GroupOrdering::None)?);
             }
             rules.push(Compiled { rule: rule.clone(), columns, check });
         }

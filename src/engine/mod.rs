@@ -59,6 +59,8 @@ pub struct Engine {
     references: BTreeMap<String, Arc<SlotTable>>,
     /// Columns of each reference table that a view or a rule reads.
     needed: BTreeMap<String, BTreeSet<String>>,
+    /// Columns of each source that a view or its watermark reads.
+    read: BTreeMap<String, BTreeSet<String>>,
     nodes: Vec<Stateful>,
     views: Vec<View>,
 }
@@ -146,6 +148,11 @@ impl Engine {
     /// Each reference table that a view or a rule reads, with the columns needed of it.
     pub fn reference_columns(&self) -> &BTreeMap<String, BTreeSet<String>> {
         &self.needed
+    }
+
+    /// Columns of a source that a view or its watermark reads.
+    pub fn source_columns(&self, source: &str) -> BTreeSet<String> {
+        self.read.get(source).cloned().unwrap_or_default()
     }
 
     /// Bytes of the nodes' state and the views' rows.
@@ -245,7 +252,8 @@ impl Engine {
         Ok(all)
     }
 
-    /// Adds a micro-batch of `source`: only rows that keep its rules, with the source's schema. `partitions`
+    /// Adds a micro-batch of `source`: only rows that keep its rules, with at least
+    /// [`Engine::source_columns`]. `partitions`
     /// is that of each row; none: all are of one.
     pub async fn apply(
         &mut self,

@@ -41,6 +41,7 @@ impl Engine {
             watermarks: BTreeMap::new(),
             references: BTreeMap::new(),
             needed: BTreeMap::new(),
+            read: BTreeMap::new(),
             nodes: Vec::new(),
             views: Vec::new(),
         };
@@ -67,6 +68,7 @@ impl Engine {
             self.session.register_table(TableReference::bare(name.as_str()), Arc::clone(&slot) as _)?;
             self.streams.insert(name.clone(), slot);
             if let Some(watermark) = Watermark::new(source) {
+                self.read.entry(name.clone()).or_default().extend(source.event_time.clone());
                 self.watermarks.insert(name.clone(), watermark);
             }
         }
@@ -169,13 +171,13 @@ impl Engine {
         let mode = self.mode(def, reach, &key)?;
         let mut plan_text = format!("{}\n", indent(&split.finishing.display_indent().to_string()));
         let work = if reach == Reach::Append {
-            let streams = split::stream_columns(&split.finishing)?.into_iter().map(|(stream, _)| stream);
+            let streams = self.reads(&split.finishing)?;
             let ring = Ring::new(Arc::clone(&schema), def.ring_rows);
             plan_text = format!(
                 "no state: each micro-batch by itself; the newest {} rows stay readable\n{plan_text}",
                 def.ring_rows
             );
-            Work::Append { below: Below::new(finishing), streams: streams.collect(), ring }
+            Work::Append { below: Below::new(finishing), streams: streams.into_iter().collect(), ring }
         } else {
             let positions = self.add_nodes(catalog, def, nodes).await?;
             self.check_append(def, mode, &positions, &split.finishing)?;
@@ -300,6 +302,16 @@ impl Engine {
         Ok(positions)
     }
 
+    /// Notes which columns of which streams a plan reads; the streams.
+    fn reads(&mut self, plan: &LogicalPlan) -> Result<BTreeSet<String>> {
+        let mut streams = BTreeSet::new();
+        for (stream, columns) in split::stream_columns(plan)? {
+            self.read.entry(stream.clone()).or_default().extend(columns);
+            streams.insert(stream);
+        }
+        Ok(streams)
+    }
+
     async fn plan_node(
         &mut self,
         catalog: &Catalog,
@@ -308,8 +320,7 @@ impl Engine {
         table: Arc<SlotTable>,
     ) -> Result<Stateful> {
         use datafusion::catalog::TableProvider;
-        let streams: BTreeSet<_> =
-            split::stream_columns(&plan)?.into_iter().map(|(stream, _)| stream).collect();
+        let streams = self.reads(&plan)?;
         let references = split::reference_columns(&plan)?.into_iter().map(|(table, _)| table).collect();
         let event_time = |stream: &str| {
             let source = catalog.sources.get(stream)?;

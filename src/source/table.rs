@@ -46,7 +46,7 @@ impl KafkaTable {
     fn scan_all(&self, send: impl Fn(Result<RecordBatch>) -> bool) -> Result<(), Error> {
         let decoder = JsonDecoder::new(Arc::clone(&self.source.schema), self.source.timestamp_format)
             .map_err(|e| self.source.place.error(e))?;
-        let mut rules = RuleSet::new(&self.source, &session::continuous().state())?;
+        let mut rules = RuleSet::new(&self.source, &self.source.schema, &session::continuous().state())?;
         let mut reader = KafkaReader::open(&self.config, &self.source.topic, Bounds::UntilNow)?;
         while let Some(batch) =
             reader.next(self.config.batch_rows, Duration::from_millis(self.config.trigger_ms))?
