@@ -14,7 +14,7 @@ use tokio::task::block_in_place;
 
 use crate::clients;
 use crate::config::Config;
-use crate::decode::{JsonDecoder, Reject, RuleSet, needed_columns};
+use crate::decode::{self, JsonDecoder, Reject, RuleSet};
 use crate::engine::catalog::{Catalog, SourceDef, TableDef};
 use crate::engine::session::{self, PG};
 use crate::engine::{Engine, ViewChange};
@@ -116,14 +116,9 @@ impl Pipeline {
         for def in catalog.sources.into_values().map(Arc::new) {
             let table = KafkaTable::new(Arc::clone(&config), Arc::clone(&def), Arc::clone(&references));
             restricted.push((def.name.clone(), Arc::new(table)));
-            let kept = needed_columns(&def, &engine.source_columns(&def.name), &planning)?;
-            let decoder = JsonDecoder::new(Arc::clone(&def.schema), def.timestamp_format);
-            sources.push(Source {
-                decoder: decoder.map_err(|e| def.place.error(e))?.keeping(&kept),
-                rules: RuleSet::new(&def, &kept, &planning)?,
-                progress: Progress::new(&def),
-                def,
-            });
+            let read = engine.source_columns(&def.name);
+            let (decoder, rules) = decode::of_source(&def, Some(read), &planning)?;
+            sources.push(Source { decoder, rules, progress: Progress::new(&def), def });
         }
         let sink = KafkaSink::open(&config)?;
         let started_at = SystemTime::now();

@@ -15,7 +15,7 @@ use arrow_json::LineDelimitedWriter;
 use tokio::task::block_in_place;
 
 use crate::cli::Format;
-use crate::decode::{Decoded, ForeignKeys, JsonDecoder, Reject, RuleSet, needed_columns};
+use crate::decode::{self, Decoded, ForeignKeys, JsonDecoder, Reject, RuleSet};
 use crate::engine::catalog::Catalog;
 use crate::engine::{Engine, ViewChange, session};
 use crate::error::{Error, Result};
@@ -119,10 +119,8 @@ impl Replay {
         let keys = FileKeys::new(&catalog, &tables)?;
         let mut sources = BTreeMap::new();
         for source in catalog.sources.values() {
-            let decoder = JsonDecoder::new(Arc::clone(&source.schema), source.timestamp_format);
-            let kept = needed_columns(source, &engine.source_columns(&source.name), &planning)?;
-            let decoder = decoder.map_err(|e| source.place.error(e))?.keeping(&kept);
-            let rules = RuleSet::new(source, &kept, &planning)?;
+            let read = engine.source_columns(&source.name);
+            let (decoder, rules) = decode::of_source(source, Some(read), &planning)?;
             sources.insert(source.name.clone(), Source { topic: source.topic.clone(), decoder, rules });
         }
         Ok(Replay { engine, sources, keys, epoch: 0 })
@@ -347,7 +345,8 @@ pub async fn check(
     tables: &[(String, PathBuf)],
     known: Vec<(String, SchemaRef)>,
 ) -> Result<String> {
-    let catalog = Catalog::parse(files, &session::continuous().state()).await?;
+    let planning = session::continuous().state();
+    let catalog = Catalog::parse(files, &planning).await?;
     let mut schemas: BTreeMap<String, SchemaRef> = known.into_iter().collect();
     for table in catalog.tables.values() {
         schemas.insert(table.name.clone(), Arc::clone(&table.schema));
@@ -358,9 +357,7 @@ pub async fn check(
     let engine = Engine::plan(&catalog, &schemas.into_iter().collect::<Vec<_>>()).await?;
     let mut text = String::new();
     for source in catalog.sources.values() {
-        JsonDecoder::new(Arc::clone(&source.schema), source.timestamp_format)
-            .map_err(|e| source.place.error(e))?;
-        RuleSet::new(source, &source.schema, &session::continuous().state())?;
+        decode::of_source(source, None, &planning)?;
         text +=
             &format!("source {} ← {}\n  columns: {}\n", source.name, source.topic, columns(&source.schema));
         let rules: BTreeSet<_> = source.rules.iter().map(|rule| rule.name.as_str()).collect();

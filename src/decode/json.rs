@@ -7,6 +7,7 @@
 //! A field that the schema lacks is skipped and not judged: it must be JSON, no more. Of a key that comes
 //! twice the last value counts.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrow::array::{BooleanArray, RecordBatch, RecordBatchOptions};
@@ -27,8 +28,10 @@ const REASON_CHARS_MAX: usize = 300;
 #[derive(Clone, Debug)]
 pub struct JsonDecoder {
     schema: SchemaRef,
-    /// Columns of its rows, by position in `schema`.
+    /// Columns of its rows, by position in `schema`, …
     kept: Vec<usize>,
+    /// … and as a schema.
+    kept_schema: SchemaRef,
     timestamps: TimestampFormat,
 }
 
@@ -40,13 +43,19 @@ impl JsonDecoder {
                 .map_err(|reason| format!("column {}: {reason}", field.name()))?;
         }
         let kept = (0..schema.fields().len()).collect();
-        Ok(JsonDecoder { schema, kept, timestamps })
+        Ok(JsonDecoder { kept_schema: Arc::clone(&schema), schema, kept, timestamps })
     }
 
-    /// A decoder that refuses the same messages, and keeps only the columns `kept` of the others.
-    pub fn keeping(mut self, kept: &Schema) -> Self {
-        self.kept.retain(|i| kept.column_with_name(self.schema.field(*i).name()).is_some());
-        self
+    /// A decoder that refuses the same messages, and keeps of the others only the columns `needed`; one, if
+    /// that is none: rows without a column are awkward to filter.
+    pub fn keeping(self, needed: &BTreeSet<String>) -> Self {
+        let fields = self.schema.fields();
+        let mut kept: Vec<_> = (0..fields.len()).filter(|i| needed.contains(fields[*i].name())).collect();
+        if kept.is_empty() {
+            kept.extend((0..fields.len()).take(1));
+        }
+        let kept_fields: Vec<_> = kept.iter().map(|i| Arc::clone(&fields[*i])).collect();
+        JsonDecoder { kept_schema: Arc::new(Schema::new(kept_fields)), kept, ..self }
     }
 
     /// Decodes `messages`, on all cores when they are many. A message of `None` has no payload.
@@ -70,14 +79,16 @@ impl JsonDecoder {
             decoded.extend(rows.messages);
             rejects.extend(refused);
         }
-        let schema = Arc::new(self.schema.project(&self.kept)?);
-        Ok((Decoded { rows: concat_batches(&schema, &batches)?, messages: decoded }, rejects))
+        Ok((Decoded { rows: concat_batches(&self.kept_schema, &batches)?, messages: decoded }, rejects))
     }
 
     fn decode_part(&self, messages: &[Option<&[u8]>], first: usize) -> Result<(Decoded, Vec<Reject>)> {
-        let new = |(i, field): (usize, &FieldRef)| match self.kept.contains(&i) {
-            true => column::new(field, self.timestamps, messages.len()),
-            false => column::judge(field, self.timestamps),
+        let new = |(i, field): (usize, &FieldRef)| {
+            if self.kept.contains(&i) {
+                column::new(field, self.timestamps, messages.len())
+            } else {
+                column::judge(field, self.timestamps)
+            }
         };
         let columns = self.schema.fields().iter().enumerate().map(new).collect::<Result<_, _>>();
         let columns = columns.map_err(Error::Config)?;
@@ -98,7 +109,7 @@ impl JsonDecoder {
                 }
             }
         }
-        let mut rows = rows.finish(&self.kept)?;
+        let mut rows = rows.finish(&self.kept, &self.kept_schema)?;
         if decoded.len() < rows.num_rows() {
             rows = filter_record_batch(&rows, &BooleanArray::from(kept))?;
         }
@@ -130,10 +141,10 @@ impl<'m> Rows<'_, 'm> {
         result
     }
 
-    fn finish(mut self, kept: &[usize]) -> Result<RecordBatch> {
+    /// The columns at the positions `kept`, which are those of `schema`.
+    fn finish(mut self, kept: &[usize], schema: &SchemaRef) -> Result<RecordBatch> {
         let arrays = kept.iter().map(|i| self.columns[*i].finish()).collect::<Result<Vec<_>>>()?;
         let options = RecordBatchOptions::new().with_row_count(Some(self.length));
-        let schema = Arc::new(self.schema.project(kept)?);
-        Ok(RecordBatch::try_new_with_options(schema, arrays, &options)?)
+        Ok(RecordBatch::try_new_with_options(Arc::clone(schema), arrays, &options)?)
     }
 }

@@ -14,9 +14,30 @@ mod tests;
 mod time;
 
 pub use json::JsonDecoder;
-pub use rules::{ForeignKeys, RuleSet, needed_columns};
+pub use rules::{ForeignKeys, RuleSet};
+
+use std::collections::BTreeSet;
 
 use arrow::array::RecordBatch;
+use datafusion::execution::session_state::SessionState;
+
+use crate::engine::catalog::SourceDef;
+use crate::error::Result;
+
+/// The decoder of a source and its rules. Rows hold the columns that are `read` and those that the rules read;
+/// none: all that are declared. `session` plans CHECK expressions.
+pub fn of_source(
+    source: &SourceDef,
+    read: Option<BTreeSet<String>>,
+    session: &SessionState,
+) -> Result<(JsonDecoder, RuleSet)> {
+    let decoder = JsonDecoder::new(source.schema.clone(), source.timestamp_format)
+        .map_err(|reason| source.place.error(reason))?;
+    let rules = RuleSet::new(source, session)?;
+    let Some(mut needed) = read else { return Ok((decoder, rules)) };
+    needed.extend(rules.columns().cloned());
+    Ok((decoder.keeping(&needed), rules))
+}
 
 /// Rows decoded of a batch of messages.
 #[derive(Debug)]

@@ -10,7 +10,6 @@ use arrow::datatypes::{Schema, SchemaRef};
 use datafusion::common::DFSchema;
 use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::ExprSchemable;
-use datafusion::physical_expr::utils::collect_columns;
 use datafusion::physical_plan::PhysicalExpr;
 use datafusion::physical_plan::aggregates::group_values::{GroupValues, new_group_values};
 use datafusion::physical_plan::aggregates::order::GroupOrdering;
@@ -18,39 +17,13 @@ use datafusion::sql::parser::DFParser;
 
 use super::{Decoded, Reject};
 use crate::engine::catalog::{Rule, RuleKind, SourceDef};
+use crate::engine::slot::project as project_batch;
 use crate::error::Result;
 
 /// Answers which values a reference table has.
 pub trait ForeignKeys {
     /// For each row of `values` whether `table` has a row with those values in `columns`.
     fn contains(&self, table: &str, columns: &[String], values: &[ArrayRef]) -> Result<BooleanArray>;
-}
-
-/// What rows of a source must hold: the columns `read` by queries, and those that its rules read; at least one.
-pub fn needed_columns(
-    source: &SourceDef,
-    read: &BTreeSet<String>,
-    session: &SessionState,
-) -> Result<SchemaRef> {
-    let mut needed = read.clone();
-    for rule in &source.rules {
-        match &rule.kind {
-            RuleKind::NotNull(column) => drop(needed.insert(column.clone())),
-            RuleKind::PrimaryKey(columns) | RuleKind::ForeignKey { columns, .. } => {
-                needed.extend(columns.iter().cloned())
-            }
-            RuleKind::Check(expr) => {
-                let check =
-                    compile(&expr.to_string(), &source.schema, session).map_err(|e| source.place.error(e))?;
-                needed.extend(collect_columns(&check).iter().map(|column| column.name().to_string()));
-            }
-        }
-    }
-    let fields = source.schema.fields();
-    let kept: Vec<_> = fields.iter().filter(|field| needed.contains(field.name())).cloned().collect();
-    // Rows without a column are awkward to filter.
-    let kept = if kept.is_empty() { fields.iter().take(1).cloned().collect() } else { kept };
-    Ok(Arc::new(Schema::new(kept)))
 }
 
 /// A source's rules, and the primary keys that were seen.
@@ -62,38 +35,39 @@ pub struct RuleSet {
 
 struct Compiled {
     rule: Rule,
-    columns: Vec<usize>,
+    /// The columns that it reads, found by name: rows may hold only those that are needed.
+    reads: SchemaRef,
     check: Option<Arc<dyn PhysicalExpr>>,
 }
 
 impl RuleSet {
-    /// Compiles the rules of `source` for rows of `schema`: [`needed_columns`], or more. `session` plans CHECK
-    /// expressions.
-    pub fn new(source: &SourceDef, schema: &Schema, session: &SessionState) -> Result<Self> {
+    /// Compiles the rules of `source`; `session` plans CHECK expressions.
+    pub fn new(source: &SourceDef, session: &SessionState) -> Result<Self> {
         let mut seen = None;
         let mut rules = Vec::new();
         for rule in &source.rules {
-            let columns: Vec<&String> = match &rule.kind {
-                RuleKind::NotNull(column) => vec![column],
+            let (reads, check) = match &rule.kind {
+                RuleKind::NotNull(column) => (project(&source.schema, [column])?, None),
                 RuleKind::PrimaryKey(columns) | RuleKind::ForeignKey { columns, .. } => {
-                    columns.iter().collect()
+                    (project(&source.schema, columns)?, None)
                 }
-                RuleKind::Check(_) => vec![],
-            };
-            let columns =
-                columns.iter().map(|name| Ok(schema.index_of(name)?)).collect::<Result<Vec<_>>>()?;
-            let check = match &rule.kind {
                 RuleKind::Check(expr) => {
-                    Some(compile(&expr.to_string(), schema, session).map_err(|e| source.place.error(e))?)
+                    let (reads, check) = compile(&expr.to_string(), &source.schema, session)
+                        .map_err(|e| source.place.error(e))?;
+                    (reads, Some(check))
                 }
-                _ => None,
             };
             if let RuleKind::PrimaryKey(_) = rule.kind {
-                seen = Some(new_group_values(Arc::new(schema.project(&columns)?), &GroupOrdering::None)?);
+                seen = Some(new_group_values(Arc::clone(&reads), &GroupOrdering::None)?);
             }
-            rules.push(Compiled { rule: rule.clone(), columns, check });
+            rules.push(Compiled { rule: rule.clone(), reads, check });
         }
         Ok(RuleSet { rules, seen })
+    }
+
+    /// The columns that the rules read.
+    pub fn columns(&self) -> impl Iterator<Item = &String> {
+        self.rules.iter().flat_map(|compiled| compiled.reads.fields()).map(|field| field.name())
     }
 
     /// For each foreign key, the values of `rows` that `keys` does not have: a row of a table may be newer
@@ -106,11 +80,10 @@ impl RuleSet {
         let mut missing = Vec::new();
         for compiled in &self.rules {
             let RuleKind::ForeignKey { table, referred, .. } = &compiled.rule.kind else { continue };
-            let values = compiled.values(rows);
-            let found = keys.contains(table, referred, &values)?;
+            let values = project_batch(rows, &compiled.reads)?;
+            let found = keys.contains(table, referred, values.columns())?;
             if found.true_count() < rows.num_rows() {
-                let absent = arrow::compute::not(&found)?;
-                let absent = filter_record_batch(&rows.project(&compiled.columns)?, &absent)?;
+                let absent = filter_record_batch(&values, &arrow::compute::not(&found)?)?;
                 missing.push((table.clone(), referred.clone(), absent));
             }
         }
@@ -122,25 +95,22 @@ impl RuleSet {
         let Decoded { mut rows, mut messages } = decoded;
         let mut rejects = Vec::new();
         for compiled in &self.rules {
+            let values = project_batch(&rows, &compiled.reads)?;
             let keep = match &compiled.rule.kind {
-                RuleKind::NotNull(_) => arrow::compute::is_not_null(rows.column(compiled.columns[0]))?,
-                RuleKind::Check(_) => compiled.holds(&rows)?,
+                RuleKind::NotNull(_) => arrow::compute::is_not_null(values.column(0))?,
+                RuleKind::Check(_) => compiled.holds(&values)?,
                 RuleKind::ForeignKey { table, referred, .. } => {
-                    let values = compiled.values(&rows);
-                    let found = keys.contains(table, referred, &values)?;
+                    let found = keys.contains(table, referred, values.columns())?;
                     // As in SQL: a foreign key with a NULL refers to nothing and is kept.
-                    let nulls = |i: usize| values.iter().any(|column| column.is_null(i));
+                    let nulls = |i: usize| values.columns().iter().any(|column| column.is_null(i));
                     BooleanArray::from_iter(
                         found.iter().enumerate().map(|(i, f)| Some(f == Some(true) || nulls(i))),
                     )
                 }
-                RuleKind::PrimaryKey(_) => {
-                    let values = compiled.values(&rows);
-                    match &mut self.seen {
-                        Some(seen) => first_of_each(seen.as_mut(), &values)?,
-                        None => continue,
-                    }
-                }
+                RuleKind::PrimaryKey(_) => match &mut self.seen {
+                    Some(seen) => first_of_each(seen.as_mut(), values.columns())?,
+                    None => continue,
+                },
             };
             if keep.true_count() == rows.num_rows() {
                 continue;
@@ -149,7 +119,7 @@ impl RuleSet {
                 rejects.push(Reject {
                     message: *message,
                     rule: compiled.rule.name.clone(),
-                    reason: compiled.reason(&rows, i),
+                    reason: compiled.reason(&values, i),
                 });
             }
             let kept: Vec<u32> = (0..rows.num_rows() as u32).filter(|i| keep.value(*i as usize)).collect();
@@ -166,22 +136,19 @@ impl RuleSet {
 }
 
 impl Compiled {
-    fn values(&self, rows: &RecordBatch) -> Vec<ArrayRef> {
-        self.columns.iter().map(|i| Arc::clone(rows.column(*i))).collect()
-    }
-
     /// A check holds unless it is false: as in SQL, NULL passes.
-    fn holds(&self, rows: &RecordBatch) -> Result<BooleanArray> {
-        let Some(check) = &self.check else { return Ok(BooleanArray::from(vec![true; rows.num_rows()])) };
-        let value = check.evaluate(rows)?.into_array(rows.num_rows())?;
+    fn holds(&self, values: &RecordBatch) -> Result<BooleanArray> {
+        let Some(check) = &self.check else { return Ok(BooleanArray::from(vec![true; values.num_rows()])) };
+        let value = check.evaluate(values)?.into_array(values.num_rows())?;
         let value = arrow::array::AsArray::as_boolean(&value);
         Ok(BooleanArray::from_iter(value.iter().map(|v| Some(v != Some(false)))))
     }
 
-    fn reason(&self, rows: &RecordBatch, row: usize) -> String {
-        let value =
-            |i: &usize| arrow::util::display::array_value_to_string(rows.column(*i), row).unwrap_or_default();
-        let values = self.columns.iter().map(value).collect::<Vec<_>>().join(", ");
+    fn reason(&self, values: &RecordBatch, row: usize) -> String {
+        let value = |column: &arrow::array::ArrayRef| {
+            arrow::util::display::array_value_to_string(column, row).unwrap_or_default()
+        };
+        let values = values.columns().iter().map(value).collect::<Vec<_>>().join(", ");
         match &self.rule.kind {
             RuleKind::NotNull(column) => format!("{column} is missing or null"),
             RuleKind::Check(expr) => format!("{expr} is false"),
@@ -208,8 +175,20 @@ fn first_of_each(seen: &mut dyn GroupValues, values: &[ArrayRef]) -> Result<Bool
     })))
 }
 
-fn compile(expr: &str, schema: &Schema, session: &SessionState) -> Result<Arc<dyn PhysicalExpr>> {
-    let schema = DFSchema::try_from(schema.clone())?;
+/// The columns of `schema` with these names, in their order.
+fn project<'a>(schema: &Schema, names: impl IntoIterator<Item = &'a String>) -> Result<SchemaRef> {
+    let positions = names.into_iter().map(|name| schema.index_of(name)).collect::<Result<Vec<_>, _>>()?;
+    Ok(Arc::new(schema.project(&positions)?))
+}
+
+/// The columns that a condition reads, and the condition over rows of these.
+fn compile(
+    expr: &str,
+    schema: &SchemaRef,
+    session: &SessionState,
+) -> Result<(SchemaRef, Arc<dyn PhysicalExpr>)> {
+    let declared = schema;
+    let schema = DFSchema::try_from(Arc::clone(declared))?;
     let parsed = DFParser::parse_sql_into_expr(expr)?;
     let logical = session.create_logical_expr_from_sql_expr(parsed, &schema)?;
     let data_type = logical.get_type(&schema)?;
@@ -218,5 +197,8 @@ fn compile(expr: &str, schema: &Schema, session: &SessionState) -> Result<Arc<dy
             "CHECK ({expr}) is {data_type}; it must be true or false"
         )));
     }
-    Ok(session.create_physical_expr(logical, &schema)?)
+    let read: BTreeSet<_> = logical.column_refs().into_iter().map(|column| &column.name).collect();
+    let reads = project(declared, read)?;
+    let schema = DFSchema::try_from(Arc::clone(&reads))?;
+    Ok((reads, session.create_physical_expr(logical, &schema)?))
 }

@@ -252,9 +252,8 @@ impl Engine {
         Ok(all)
     }
 
-    /// Adds a micro-batch of `source`: only rows that keep its rules, with at least
-    /// [`Engine::source_columns`]. `partitions`
-    /// is that of each row; none: all are of one.
+    /// Adds a micro-batch of `source`: only rows that keep its rules, with at least the columns of
+    /// [`Engine::source_columns`]. `partitions` is that of each row; none: all are of one.
     pub async fn apply(
         &mut self,
         source: &str,

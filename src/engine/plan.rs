@@ -177,7 +177,7 @@ impl Engine {
                 "no state: each micro-batch by itself; the newest {} rows stay readable\n{plan_text}",
                 def.ring_rows
             );
-            Work::Append { below: Below::new(finishing), streams: streams.into_iter().collect(), ring }
+            Work::Append { below: Below::new(finishing), streams, ring }
         } else {
             let positions = self.add_nodes(catalog, def, nodes).await?;
             self.check_append(def, mode, &positions, &split.finishing)?;
@@ -303,13 +303,13 @@ impl Engine {
     }
 
     /// Notes which columns of which streams a plan reads; the streams.
-    fn reads(&mut self, plan: &LogicalPlan) -> Result<BTreeSet<String>> {
+    fn reads(&mut self, plan: &LogicalPlan) -> Result<Vec<String>> {
         let mut streams = BTreeSet::new();
         for (stream, columns) in split::stream_columns(plan)? {
             self.read.entry(stream.clone()).or_default().extend(columns);
             streams.insert(stream);
         }
-        Ok(streams)
+        Ok(streams.into_iter().collect())
     }
 
     async fn plan_node(
@@ -362,15 +362,7 @@ impl Engine {
             }
         };
         let below = plan.display_indent().to_string();
-        Ok(Stateful {
-            fingerprint,
-            below,
-            streams: streams.into_iter().collect(),
-            references,
-            table,
-            node,
-            finals: None,
-        })
+        Ok(Stateful { fingerprint, below, streams, references, table, node, finals: None })
     }
 
     /// How a view is kept up to date, for people.

@@ -20,7 +20,7 @@ use tokio::sync::RwLock;
 
 use super::{Bounds, KafkaReader};
 use crate::config::Config;
-use crate::decode::{JsonDecoder, RuleSet};
+use crate::decode;
 use crate::engine::catalog::SourceDef;
 use crate::engine::session;
 use crate::error::Error;
@@ -44,9 +44,7 @@ impl KafkaTable {
 
     /// Reads the topic in a thread of its own; rows go out as they are judged.
     fn scan_all(&self, send: impl Fn(Result<RecordBatch>) -> bool) -> Result<(), Error> {
-        let decoder = JsonDecoder::new(Arc::clone(&self.source.schema), self.source.timestamp_format)
-            .map_err(|e| self.source.place.error(e))?;
-        let mut rules = RuleSet::new(&self.source, &self.source.schema, &session::continuous().state())?;
+        let (decoder, mut rules) = decode::of_source(&self.source, None, &session::continuous().state())?;
         let mut reader = KafkaReader::open(&self.config, &self.source.topic, Bounds::UntilNow)?;
         while let Some(batch) =
             reader.next(self.config.batch_rows, Duration::from_millis(self.config.trigger_ms))?
