@@ -65,7 +65,7 @@ pub struct AggregateState {
     functions: Vec<Function>,
     arguments: Vec<Vec<Arc<dyn PhysicalExpr>>>,
     groups: Find,
-    /// By group: its key, the states, the results.
+    /// By group: its key; then for each function its states and, where that is another, its result.
     store: Store,
     /// By group: its position among the touched groups, while a batch is applied.
     position: Vec<u32>,
@@ -125,7 +125,7 @@ impl AggregateState {
             arguments: aggregate_expressions(&exprs, &AggregateMode::Partial, 0)?,
             group_by: Arc::new(group_by),
             key_schema,
-            shape: Shape { key_columns, results: functions.len(), schema },
+            shape: Shape::new(key_columns, &functions, schema),
             functions,
             groups,
             store: Store::default(),
@@ -202,7 +202,6 @@ impl AggregateState {
         };
         let count = touched.groups.len();
         let everyone: Vec<usize> = (0..count).collect();
-        let mut results = Vec::with_capacity(self.functions.len());
         let arguments = evaluate_many(&self.arguments, rows)?;
         for (function, arguments) in self.functions.iter_mut().zip(&arguments) {
             let mut accumulator = function.accumulator()?;
@@ -227,18 +226,17 @@ impl AggregateState {
                 accumulator.update_batch(arguments, &[], Some(&none), count)?;
             }
             let states = accumulator.state(EmitTo::All)?;
-            results.push(match states.as_slice() {
-                [state] if function.state_is_result => Arc::clone(state),
-                _ => {
-                    // `state` has emptied the accumulator: what was kept is what is evaluated.
-                    let mut result = function.accumulator()?;
-                    result.merge_batch(&states, &everyone, count)?;
-                    result.evaluate(EmitTo::All)?
-                }
-            });
+            let result = if function.state_is_result {
+                None
+            } else {
+                // `state` has emptied the accumulator: what was kept is what is evaluated.
+                let mut result = function.accumulator()?;
+                result.merge_batch(&states, &everyone, count)?;
+                Some(result.evaluate(EmitTo::All)?)
+            };
             columns.extend(states);
+            columns.extend(result);
         }
-        columns.extend(results);
         let delta = Delta {
             before: self.output(&before, touched.old.len())?,
             after: self.output(&columns, count)?,
@@ -413,17 +411,28 @@ impl AggregateState {
 #[derive(Clone, Debug)]
 struct Shape {
     key_columns: usize,
-    results: usize,
+    /// The column of each function's result.
+    results: Vec<usize>,
     schema: SchemaRef,
 }
 
 impl Shape {
+    fn new(key_columns: usize, functions: &[Function], schema: SchemaRef) -> Self {
+        let mut next = key_columns;
+        let results = functions.iter().map(|function| {
+            next += function.stored_columns();
+            next - 1
+        });
+        Shape { key_columns, results: results.collect(), schema }
+    }
+
     /// Keys and results, without the states between them.
     fn output(&self, columns: &[ArrayRef], rows: usize) -> Result<RecordBatch> {
         if columns.is_empty() {
             return Ok(empty(&self.schema));
         }
-        let kept = columns[..self.key_columns].iter().chain(&columns[columns.len() - self.results..]);
+        let results = self.results.iter().map(|column| &columns[*column]);
+        let kept = columns[..self.key_columns].iter().chain(results);
         let typed = kept
             .zip(self.schema.fields())
             .map(|(column, field)| Ok(cast(column, field.data_type())?))
@@ -622,6 +631,11 @@ impl Function {
         let same_type = matches!(states.as_slice(), [state] if state.data_type() == expr.field().data_type());
         let state_is_result = same_type && STATE_IS_RESULT.contains(&expr.fun().name());
         Ok(Function { state_columns: states.len(), state_is_result, expr, filter, dedup })
+    }
+
+    /// Its states and, where that is another, its result: the last of them is the result.
+    fn stored_columns(&self) -> usize {
+        self.state_columns + usize::from(!self.state_is_result)
     }
 
     fn accumulator(&self) -> Result<Box<dyn GroupsAccumulator>> {

@@ -54,6 +54,8 @@ use crate::snapshot::{RowSource, ViewInfo};
 /// Plans and state of every materialized view.
 pub struct Engine {
     session: SessionContext,
+    /// What plans run in: making one copies every function's name.
+    context: Arc<TaskContext>,
     streams: BTreeMap<String, Arc<SlotTable>>,
     watermarks: BTreeMap<String, Watermark>,
     references: BTreeMap<String, Arc<SlotTable>>,
@@ -278,7 +280,7 @@ impl Engine {
     }
 
     async fn apply_to_all(&mut self, source: &str) -> Result<Applied> {
-        let context = self.session.task_ctx();
+        let context = Arc::clone(&self.context);
         let final_until = self.watermarks.get(source).and_then(Watermark::final_until);
         let changed = apply_all(&mut self.nodes, source, final_until, &context).await?;
         for (node, change) in &changed {
@@ -356,7 +358,7 @@ impl Engine {
         for (plan, table) in &finish.folded {
             let state = self.session.state();
             let plan = state.query_planner().create_physical_plan(plan, &state).await?;
-            let batches = collect(plan, self.session.task_ctx()).await?;
+            let batches = collect(plan, Arc::clone(&self.context)).await?;
             table.set(batches.into_iter().map(|batch| positional(batch, table)).collect::<Result<_>>()?);
         }
         Ok(())
@@ -364,7 +366,7 @@ impl Engine {
 
     /// Runs a row-wise finishing plan over the touched rows of its node, as they were and as they are.
     async fn finish_touched(&mut self, view: usize, delta: &Delta) -> Result<ViewChange> {
-        let context = self.session.task_ctx();
+        let context = Arc::clone(&self.context);
         let View { info, place, work: Work::Finish(finish), .. } = &mut self.views[view] else {
             return Err(internal_datafusion_err!("a view without a finishing plan").into());
         };
@@ -387,7 +389,7 @@ impl Engine {
 
     /// Runs a finishing plan over all rows of its nodes.
     async fn recompute(&mut self, view: usize) -> Result<ViewChange> {
-        let context = self.session.task_ctx();
+        let context = Arc::clone(&self.context);
         let View { info, place, mode, work: Work::Finish(finish), .. } = &mut self.views[view] else {
             return Err(internal_datafusion_err!("a view without a finishing plan").into());
         };

@@ -35,8 +35,10 @@ impl Engine {
     /// Plans every materialized view of `catalog`. `tables` are the reference tables' names and columns;
     /// their rows come later, by [`Engine::set_reference`].
     pub async fn plan(catalog: &Catalog, tables: &[(String, SchemaRef)]) -> Result<Engine> {
+        let session = session::continuous();
         let mut engine = Engine {
-            session: session::continuous(),
+            context: session.task_ctx(),
+            session,
             streams: BTreeMap::new(),
             watermarks: BTreeMap::new(),
             references: BTreeMap::new(),
