@@ -9,7 +9,7 @@ use datafusion::error::Result;
 use datafusion::execution::TaskContext;
 use datafusion::physical_plan::execution_plan::reset_plan_states;
 use datafusion::physical_plan::joins::HashJoinExec;
-use datafusion::physical_plan::{ExecutionPlan, collect};
+use datafusion::physical_plan::{ExecutionPlan, collect_partitioned};
 
 use super::slot::{Kind, SlotExec};
 
@@ -37,12 +37,13 @@ impl Below {
         self.reusable
     }
 
-    /// Its rows for the present micro-batch.
+    /// Its rows for the present micro-batch, always in the same order.
     pub async fn run(&mut self, context: Arc<TaskContext>) -> Result<RecordBatch> {
         if !self.reusable {
             self.reset()?;
         }
-        let batches = collect(Arc::clone(&self.plan), context).await?;
+        // Partition by partition, as those of a UNION ALL: as they come they would be in no order.
+        let batches = collect_partitioned(Arc::clone(&self.plan), context).await?.concat();
         Ok(concat_batches(&self.plan.schema(), &batches)?)
     }
 
