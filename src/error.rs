@@ -28,6 +28,10 @@ pub enum Error {
         reason: String,
     },
 
+    /// Several statements of `queries/` can't be used, each for its own reason.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+    Several(Vec<Error>),
+
     /// Kafka refused or did not answer.
     #[error("kafka: {action}: {reason}")]
     Kafka {
@@ -72,6 +76,15 @@ impl Error {
     /// An [`Error::Io`] about a path.
     pub fn io(action: &str, path: &Path, source: std::io::Error) -> Self {
         Error::Io { action: format!("{action} {}", path.display()), source }
+    }
+
+    /// All of them in one, if there is any.
+    pub fn all(mut errors: Vec<Error>) -> Result<()> {
+        match errors.len() {
+            0 => Ok(()),
+            1 => Err(errors.remove(0)),
+            _ => Err(Error::Several(errors)),
+        }
     }
 
     /// An [`Error::Kafka`].

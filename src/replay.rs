@@ -357,9 +357,14 @@ pub async fn check(
     let engine = Engine::plan(&catalog, &schemas.into_iter().collect::<Vec<_>>()).await?;
     let mut text = String::new();
     for source in catalog.sources.values() {
-        decode::of_source(source, None, &planning)?;
+        let read = engine.source_columns(&source.name);
+        let (decoder, _) = decode::of_source(source, Some(read), &planning)?;
+        let kept: Vec<_> = decoder.kept().fields().iter().map(|field| field.name().as_str()).collect();
+        let others =
+            if kept.len() < source.schema.fields().len() { "; the others are only judged" } else { "" };
         text +=
             &format!("source {} ← {}\n  columns: {}\n", source.name, source.topic, columns(&source.schema));
+        text += &format!("  kept: {}{others}\n", kept.join(", "));
         let rules: BTreeSet<_> = source.rules.iter().map(|rule| rule.name.as_str()).collect();
         text += &format!("  rules: {}\n\n", rules.into_iter().collect::<Vec<_>>().join(", "));
     }

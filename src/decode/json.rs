@@ -58,6 +58,11 @@ impl JsonDecoder {
         JsonDecoder { kept_schema: Arc::new(Schema::new(kept_fields)), kept, ..self }
     }
 
+    /// Columns that the rows have.
+    pub fn kept(&self) -> &SchemaRef {
+        &self.kept_schema
+    }
+
     /// Decodes `messages`, on all cores when they are many. A message of `None` has no payload.
     pub fn decode(&self, messages: &[Option<&[u8]>]) -> Result<(Decoded, Vec<Reject>)> {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);

@@ -217,15 +217,22 @@ pub struct Catalog {
 }
 
 impl Catalog {
-    /// Parses every file. `session` is used to turn SQL types into Arrow types only.
+    /// Parses every file; the error is that of all statements that can't be used. `session` is used to turn SQL
+    /// types into Arrow types only.
     pub async fn parse(files: &[QueryFile], session: &SessionState) -> Result<Catalog> {
         let mut catalog = Catalog::default();
+        let mut errors = Vec::new();
         for file in files {
             let start = Place { file: file.path.clone(), line: 1, column: 1 };
-            for statement in DFParser::parse_sql(&file.text).map_err(|e| parse_error(&start, e))? {
-                catalog.add(&file.path, statement, session).await?;
+            let statements = DFParser::parse_sql(&file.text).unwrap_or_else(|e| {
+                errors.push(parse_error(&start, e));
+                Default::default()
+            });
+            for statement in statements {
+                errors.extend(catalog.add(&file.path, statement, session).await.err());
             }
         }
+        Error::all(errors)?;
         Ok(catalog)
     }
 

@@ -32,7 +32,7 @@ use crate::error::{Error, Result};
 use crate::snapshot::ViewInfo;
 
 impl Engine {
-    /// Plans every materialized view of `catalog`. `tables` are the reference tables' names and columns;
+    /// Plans every materialized view of `catalog`; the error is that of all that can't be used. `tables` are the reference tables' names and columns;
     /// their rows come later, by [`Engine::set_reference`].
     pub async fn plan(catalog: &Catalog, tables: &[(String, SchemaRef)]) -> Result<Engine> {
         let session = session::continuous();
@@ -49,13 +49,23 @@ impl Engine {
         };
         engine.register_tables(catalog, tables)?;
         engine.check_foreign_keys(catalog)?;
-        for name in in_dependency_order(catalog, &engine.session)? {
+        let (mut errors, mut failed) = (Vec::new(), BTreeSet::new());
+        for (name, reads) in in_dependency_order(catalog, &engine.session)? {
+            if !reads.is_disjoint(&failed) {
+                // The reason is that of the view it reads.
+                failed.insert(name);
+                continue;
+            }
             let def = &catalog.views[&name];
-            engine.add_view(catalog, def).await.map_err(|e| match e {
-                Error::DataFusion(e) => def.place.explain(e),
-                other => other,
-            })?;
+            if let Err(error) = engine.add_view(catalog, def).await {
+                errors.push(match error {
+                    Error::DataFusion(e) => def.place.explain(e),
+                    other => other,
+                });
+                failed.insert(name);
+            }
         }
+        Error::all(errors)?;
         Ok(engine)
     }
 
@@ -459,8 +469,10 @@ fn output_schema(def: &ViewDef, plan: &LogicalPlan) -> Result<SchemaRef> {
     Ok(Arc::new(Schema::new(nullable.collect::<Vec<_>>())))
 }
 
-/// Names of all views, each after those it reads.
-fn in_dependency_order(catalog: &Catalog, session: &SessionContext) -> Result<Vec<String>> {
+/// Names of all views, each after those it reads, and with them.
+type Ordered = Vec<(String, BTreeSet<String>)>;
+
+fn in_dependency_order(catalog: &Catalog, session: &SessionContext) -> Result<Ordered> {
     let mut order = Vec::new();
     for name in catalog.views.keys() {
         visit(name, catalog, session, &mut Vec::new(), &mut order)?;
@@ -473,9 +485,9 @@ fn visit(
     catalog: &Catalog,
     session: &SessionContext,
     path: &mut Vec<String>,
-    order: &mut Vec<String>,
+    order: &mut Ordered,
 ) -> Result<()> {
-    if order.iter().any(|done| done == name) {
+    if order.iter().any(|(done, _)| done == name) {
         return Ok(());
     }
     let view = &catalog.views[name];
@@ -489,12 +501,14 @@ fn visit(
     let mut query = view.query.clone();
     windows::rewrite(&mut query, Sessions::Incremental).map_err(|e| explain(&view.place, e))?;
     let references = session.state().resolve_table_references(&query).map_err(|e| explain(&view.place, e))?;
+    let mut reads = BTreeSet::new();
     for reference in references {
         if reference.schema().is_none() && catalog.views.contains_key(reference.table()) {
             visit(reference.table(), catalog, session, path, order)?;
+            reads.insert(reference.table().to_string());
         }
     }
     path.pop();
-    order.push(name.to_string());
+    order.push((name.to_string(), reads));
     Ok(())
 }

@@ -202,6 +202,27 @@ async fn views_that_cannot_be_kept_are_refused_at_their_place() {
 }
 
 #[tokio::test]
+async fn all_errors_are_told_at_once_and_none_that_another_causes() {
+    let told = async |queries: &str| match plan(&format!("{SOURCE}\n{queries}")).await {
+        Ok(_) => panic!("{queries} was taken"),
+        Err(error) => error.to_string(),
+    };
+    let bad = told(
+        "CREATE MATERIALIZED VIEW a AS SELECT nothing FROM events;
+         CREATE MATERIALIZED VIEW b AS SELECT * FROM a;
+         CREATE MATERIALIZED VIEW c AS SELECT COUNT(*) AS n FROM nowhere;
+         CREATE MATERIALIZED VIEW d AS SELECT COUNT(*) AS n FROM events;",
+    )
+    .await;
+    let places: Vec<_> = bad.lines().filter(|line| line.starts_with("queries/test.sql:")).collect();
+    let [first, second] = places[..] else { panic!("{bad}") };
+    assert!(first.contains(":3:") && first.contains("nothing"), "{bad}");
+    assert!(second.contains(":5:") && second.contains("nowhere"), "{bad}");
+    let bad = told("SELECT 1; CREATE VIEW events AS SELECT 1;").await;
+    assert_eq!(bad.lines().count(), 2, "{bad}");
+}
+
+#[tokio::test]
 async fn equal_aggregates_are_kept_once() {
     let engine = plan(&format!(
         "{SOURCE}
