@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use arrow::array::builder::*;
-use arrow::array::{ArrayRef, ArrowPrimitiveType};
+use arrow::array::{ArrayRef, ArrowPrimitiveType, new_empty_array};
 use arrow::compute::kernels::cast_utils::{Parser, string_to_time_nanoseconds};
 use arrow::datatypes::*;
 use base64::Engine;
@@ -36,6 +36,9 @@ const JUDGED_AT_ONCE: usize = 256;
 /// A column whose values are judged as those of [`new`], and not kept.
 pub fn judge<'m>(field: &Field, timestamps: TimestampFormat) -> Result<Box<dyn Column<'m> + 'm>, String> {
     let column = new(field, timestamps, JUDGED_AT_ONCE)?;
+    if field.data_type().is_string() {
+        return Ok(Box::new(JudgedTexts));
+    }
     Ok(Box::new(Judged { column, gathered: 0 }))
 }
 
@@ -149,7 +152,7 @@ pub fn text(json: &str) -> Option<Cow<'_, str>> {
 }
 
 /// That `json` is not what was expected.
-pub fn refuse(json: &str, expected: impl std::fmt::Display) -> Result<(), String> {
+pub fn refuse<T>(json: &str, expected: impl std::fmt::Display) -> Result<T, String> {
     Err(match json.as_bytes().first() {
         Some(b'{') => format!(": an object is no {expected}"),
         Some(b'[') => format!(": an array is no {expected}"),
@@ -239,23 +242,37 @@ struct Texts<B>(B);
 
 impl<'m, B: StringLikeArrayBuilder> Column<'m> for Texts<B> {
     fn add(&mut self, value: Option<&'m str>) -> Result<(), String> {
-        let read = value.and_then(|json| match json.as_bytes().first() {
-            Some(b'{' | b'[') => Some(json.into()),
-            _ => text(json),
-        });
-        match (&read, value) {
-            (Some(text), _) => self.0.append_value(text),
-            (None, None) => self.0.append_null(),
-            (None, Some(json)) => {
-                self.0.append_null();
-                return refuse(json, "VARCHAR");
-            }
+        let read = value.map(varchar).transpose();
+        match &read {
+            Ok(Some(text)) => self.0.append_value(text),
+            Ok(None) | Err(_) => self.0.append_null(),
         }
-        Ok(())
+        read.map(|_| ())
     }
 
     fn finish(&mut self) -> Result<ArrayRef> {
         Ok(self.0.finish())
+    }
+}
+
+/// Nothing of a text that is not kept is copied.
+struct JudgedTexts;
+
+impl<'m> Column<'m> for JudgedTexts {
+    fn add(&mut self, value: Option<&'m str>) -> Result<(), String> {
+        value.map_or(Ok(()), |json| varchar(json).map(|_| ()))
+    }
+
+    fn finish(&mut self) -> Result<ArrayRef> {
+        Ok(new_empty_array(&DataType::Utf8))
+    }
+}
+
+/// What a JSON string says, or the JSON of an object or array.
+fn varchar(json: &str) -> Result<Cow<'_, str>, String> {
+    match json.as_bytes().first() {
+        Some(b'{' | b'[') => Ok(json.into()),
+        _ => text(json).map_or_else(|| refuse(json, "VARCHAR"), Ok),
     }
 }
 
