@@ -32,8 +32,8 @@ use crate::error::{Error, Result};
 use crate::snapshot::ViewInfo;
 
 impl Engine {
-    /// Plans every materialized view of `catalog`; the error is that of all that can't be used. `tables` are the reference tables' names and columns;
-    /// their rows come later, by [`Engine::set_reference`].
+    /// Plans every materialized view of `catalog`; the error is that of all that can't be used. `tables` are
+    /// the reference tables' names and columns; their rows come later, by [`Engine::set_reference`].
     pub async fn plan(catalog: &Catalog, tables: &[(String, SchemaRef)]) -> Result<Engine> {
         let session = session::continuous();
         let mut engine = Engine {
