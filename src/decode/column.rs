@@ -33,12 +33,12 @@ pub trait Column<'m> {
 /// Values that a judged column gathers before it lets them go.
 const JUDGED_AT_ONCE: usize = 256;
 
-/// A column whose values are judged as those of [`new`], and not kept.
+/// A column whose values are judged as those of [`new`], which takes `field`, and not kept.
 pub fn judge<'m>(field: &Field, timestamps: TimestampFormat) -> Result<Box<dyn Column<'m> + 'm>, String> {
-    let column = new(field, timestamps, JUDGED_AT_ONCE)?;
     if field.data_type().is_string() {
         return Ok(Box::new(JudgedTexts));
     }
+    let column = new(field, timestamps, JUDGED_AT_ONCE)?;
     Ok(Box::new(Judged { column, gathered: 0 }))
 }
 

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use arrow::array::{BooleanArray, RecordBatch, RecordBatchOptions};
 use arrow::compute::{concat_batches, filter_record_batch};
-use arrow::datatypes::{FieldRef, Schema, SchemaRef};
+use arrow::datatypes::{FieldRef, SchemaRef};
 
 use super::column::{self, Column};
 use super::object::Splitter;
@@ -54,8 +54,8 @@ impl JsonDecoder {
         if kept.is_empty() {
             kept.extend((0..fields.len()).take(1));
         }
-        let kept_fields: Vec<_> = kept.iter().map(|i| Arc::clone(&fields[*i])).collect();
-        JsonDecoder { kept_schema: Arc::new(Schema::new(kept_fields)), kept, ..self }
+        let kept_schema = self.schema.project(&kept).expect("invariant: these are its positions");
+        JsonDecoder { kept_schema: Arc::new(kept_schema), kept, ..self }
     }
 
     /// Columns that the rows have.

@@ -145,9 +145,8 @@ impl Compiled {
     }
 
     fn reason(&self, values: &RecordBatch, row: usize) -> String {
-        let value = |column: &arrow::array::ArrayRef| {
-            arrow::util::display::array_value_to_string(column, row).unwrap_or_default()
-        };
+        let value =
+            |column: &ArrayRef| arrow::util::display::array_value_to_string(column, row).unwrap_or_default();
         let values = values.columns().iter().map(value).collect::<Vec<_>>().join(", ");
         match &self.rule.kind {
             RuleKind::NotNull(column) => format!("{column} is missing or null"),
