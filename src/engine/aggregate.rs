@@ -16,9 +16,7 @@ use async_trait::async_trait;
 use datafusion::common::{internal_err, plan_err};
 use datafusion::error::Result;
 use datafusion::execution::TaskContext;
-use datafusion::logical_expr::{EmitTo, GroupsAccumulator};
-use datafusion::physical_expr::GroupsAccumulatorAdapter;
-use datafusion::physical_expr::aggregate::{AggregateExprBuilder, AggregateFunctionExpr};
+use datafusion::logical_expr::EmitTo;
 use datafusion::physical_plan::aggregates::group_values::{GroupValues, new_group_values};
 use datafusion::physical_plan::aggregates::order::GroupOrdering;
 use datafusion::physical_plan::aggregates::{
@@ -30,6 +28,7 @@ use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr};
 use super::below::Below;
 use super::bound::{Bound, SessionKeys};
 use super::dedup::Dedup;
+use super::function::Function;
 use super::node::{Delta, Groups, Node};
 use super::session_groups::SessionGroups;
 use super::slot::{FINAL_UNTIL, ROW, empty};
@@ -40,12 +39,6 @@ use crate::error;
 const UNTOUCHED: u32 = u32::MAX;
 /// Fewer dead groups than this are not worth a rebuild.
 const DEAD_MIN: usize = 1024;
-/// Functions whose state is every value that they have seen.
-const GROWING: [&str; 6] =
-    ["array_agg", "median", "percentile_cont", "string_agg", "nth_value", "quantile_cont"];
-/// Functions whose only state is what they answer.
-const STATE_IS_RESULT: [&str; 9] =
-    ["count", "sum", "min", "max", "bool_and", "bool_or", "bit_and", "bit_or", "bit_xor"];
 
 /// What decides how long a group can change.
 #[derive(Clone, Debug, Default)]
@@ -84,16 +77,6 @@ enum Find {
     One,
     ByKey(Box<dyn GroupValues>),
     BySession(SessionGroups),
-}
-
-struct Function {
-    expr: Arc<AggregateFunctionExpr>,
-    filter: Option<Arc<dyn PhysicalExpr>>,
-    state_columns: usize,
-    /// Whether the state is the answer already.
-    state_is_result: bool,
-    /// For DISTINCT: the values that each group has seen; `expr` is then the plain function.
-    dedup: Option<Dedup>,
 }
 
 impl AggregateState {
@@ -144,8 +127,11 @@ impl AggregateState {
     }
 
     fn accumulate(&mut self, rows: &RecordBatch) -> Result<Delta> {
-        let sets = evaluate_group_by(&self.group_by, rows)?;
-        let (rows, sets, late) = self.take_late_out(rows, sets)?;
+        let mut sets = evaluate_group_by(&self.group_by, rows)?;
+        let (rows, late) = self.take_late_out(rows, &sets)?;
+        if !late.is_empty() {
+            sets = evaluate_group_by(&self.group_by, &rows)?;
+        }
         let keys = one_after_another(&sets)?;
         let touched = self.touch(&keys, rows.num_rows() * sets.len().max(1), &rows)?;
         self.merge(&keys, touched, &rows, late)
@@ -251,17 +237,13 @@ impl AggregateState {
         Ok(delta)
     }
 
-    /// The rows whose groups are not final, and the positions of the others in the micro-batch.
-    #[allow(clippy::type_complexity, reason = "a batch, its keys by grouping set, and positions")]
-    fn take_late_out(
-        &self,
-        rows: &RecordBatch,
-        sets: Vec<Vec<ArrayRef>>,
-    ) -> Result<(RecordBatch, Vec<Vec<ArrayRef>>, Vec<u32>)> {
+    /// The rows whose groups are not final, and the positions of the others in the micro-batch. `sets` are the
+    /// rows' keys by grouping set.
+    fn take_late_out(&self, rows: &RecordBatch, sets: &[Vec<ArrayRef>]) -> Result<(RecordBatch, Vec<u32>)> {
         let (Some(bound), [keys], Some(final_until)) =
-            (self.lifetime.bound, sets.as_slice(), rows.column_by_name(FINAL_UNTIL))
+            (self.lifetime.bound, sets, rows.column_by_name(FINAL_UNTIL))
         else {
-            return Ok((rows.clone(), sets, Vec::new()));
+            return Ok((rows.clone(), Vec::new()));
         };
         let final_until = final_until.as_primitive::<Int64Type>();
         let ends = nanoseconds(&keys[bound.key])?;
@@ -273,17 +255,16 @@ impl AggregateState {
         };
         let late: Vec<usize> = (0..rows.num_rows()).filter(|row| is_late(*row)).collect();
         if late.is_empty() {
-            return Ok((rows.clone(), sets, Vec::new()));
+            return Ok((rows.clone(), Vec::new()));
         }
         let keep = BooleanArray::from_iter((0..rows.num_rows()).map(|row| Some(!is_late(row))));
         let kept = filter_record_batch(rows, &keep)?;
-        let sets = evaluate_group_by(&self.group_by, &kept)?;
         let Some(position) = rows.column_by_name(ROW) else {
             return internal_err!("column {ROW} is not held");
         };
         let position = position.as_primitive::<UInt32Type>();
         let late = late.into_iter().map(|row| position.value(row)).collect();
-        Ok((kept, sets, late))
+        Ok((kept, late))
     }
 
     /// Finds the group of each row.
@@ -529,15 +510,8 @@ impl Node for AggregateState {
             (Find::ByKey(_), None) => "by group".into(),
             (Find::ByKey(_), Some(_)) => "by group, until the watermark passes the group's end".into(),
         };
-        for function in &self.functions {
-            let name = function.expr.fun().name();
-            if function.dedup.is_some() {
-                text += &format!("; {}(DISTINCT) keeps each value of a group once", name);
-            } else if function.expr.is_distinct() || GROWING.contains(&name) {
-                text += &format!(
-                    "; {name} keeps every value: its state grows with history, up to state_bytes_max"
-                );
-            }
+        for costs in self.functions.iter().filter_map(Function::growth) {
+            text += &format!("; {costs}");
         }
         text
     }
@@ -600,55 +574,4 @@ pub struct Touched {
     pub first_rows: Vec<u32>,
     /// Of each row, its group's position in `groups`.
     pub positions: Vec<usize>,
-}
-
-impl Function {
-    fn new(
-        expr: &Arc<AggregateFunctionExpr>,
-        filter: Option<Arc<dyn PhysicalExpr>>,
-        input: &SchemaRef,
-        dedups: bool,
-    ) -> Result<Self> {
-        let arguments = expr.expressions();
-        let plain = ["count", "sum", "avg"].contains(&expr.fun().name());
-        if dedups && expr.is_distinct() && plain && expr.order_bys().is_empty() && arguments.len() == 1 {
-            let data_type = arguments[0].data_type(input)?;
-            let same = AggregateExprBuilder::new(Arc::new(expr.fun().clone()), arguments)
-                .schema(Arc::clone(input))
-                .alias(expr.name())
-                .build()?;
-            return Function::of(Arc::new(same), filter, Some(Dedup::new(data_type)?));
-        }
-        Function::of(Arc::clone(expr), filter, None)
-    }
-
-    fn of(
-        expr: Arc<AggregateFunctionExpr>,
-        filter: Option<Arc<dyn PhysicalExpr>>,
-        dedup: Option<Dedup>,
-    ) -> Result<Self> {
-        let states = expr.state_fields()?;
-        let same_type = matches!(states.as_slice(), [state] if state.data_type() == expr.field().data_type());
-        let state_is_result = same_type && STATE_IS_RESULT.contains(&expr.fun().name());
-        Ok(Function { state_columns: states.len(), state_is_result, expr, filter, dedup })
-    }
-
-    /// Its states and, where that is another, its result: the last of them is the result.
-    fn stored_columns(&self) -> usize {
-        self.state_columns + usize::from(!self.state_is_result)
-    }
-
-    fn accumulator(&self) -> Result<Box<dyn GroupsAccumulator>> {
-        if self.expr.groups_accumulator_supported() {
-            return self.expr.create_groups_accumulator();
-        }
-        let expr = Arc::clone(&self.expr);
-        Ok(Box::new(GroupsAccumulatorAdapter::new(move || expr.create_accumulator())))
-    }
-
-    fn evaluate_filter(&self, rows: &RecordBatch) -> Result<Option<BooleanArray>> {
-        let Some(filter) = &self.filter else { return Ok(None) };
-        let keep = filter.evaluate(rows)?.into_array(rows.num_rows())?;
-        Ok(Some(keep.as_boolean().clone()))
-    }
 }

@@ -6,6 +6,7 @@ mod below;
 mod bound;
 pub mod catalog;
 mod dedup;
+mod function;
 pub mod held;
 mod node;
 #[cfg(test)]
