@@ -6,8 +6,8 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, UInt32Array};
-use arrow::compute::{interleave, take};
+use arrow::array::{Array, ArrayRef};
+use arrow::compute::interleave;
 use datafusion::error::Result;
 
 /// Fewer chunks are not merged: each merge copies rows.
@@ -45,15 +45,11 @@ impl Store {
         self.gather(&self.chunks, &places, 0)
     }
 
-    /// Writes the rows of `groups`, each once. Group ids are dense: a new one is the next number.
+    /// Writes the rows of `groups`. Group ids are dense: a new one is the next number.
     pub fn write(&mut self, groups: Vec<u32>, columns: Vec<ArrayRef>) -> Result<()> {
         let Some(highest) = groups.iter().max() else { return Ok(()) };
         self.groups = self.groups.max(*highest as usize + 1);
         self.pages.resize_with(self.groups.div_ceil(PAGE), || Arc::new([(0, 0); PAGE]));
-        if groups.len() == self.groups {
-            // All are written anew: nobody reads an older chunk.
-            self.chunks.clear();
-        }
         self.push(Chunk { columns, groups });
         self.merge_tail()
     }
@@ -123,13 +119,6 @@ impl Store {
 
     fn gather(&self, chunks: &[Arc<Chunk>], places: &[(usize, usize)], skip: usize) -> Result<Vec<ArrayRef>> {
         let Some(first) = chunks.first() else { return Ok(Vec::new()) };
-        if let Some((one, _)) = places.first()
-            && places.iter().all(|(chunk, _)| chunk == one)
-        {
-            let rows = UInt32Array::from_iter_values(places.iter().map(|(_, row)| *row as u32));
-            let columns = &chunks[*one].columns[skip..];
-            return columns.iter().map(|column| Ok(take(column, &rows, None)?)).collect();
-        }
         (skip..first.columns.len())
             .map(|column| {
                 let arrays: Vec<&dyn Array> =
