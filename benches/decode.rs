@@ -9,8 +9,8 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use arrow_json::ReaderBuilder;
 use arrow_json::reader::Decoder;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use tally::catalog::TimestampFormat;
 use tally::decode::JsonDecoder;
-use tally::engine::catalog::TimestampFormat;
 
 /// No more than one thread takes.
 const MESSAGES: usize = 4096;

@@ -10,7 +10,7 @@ use arrow::datatypes::SchemaRef;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use datafusion::datasource::MemTable;
 use datafusion::prelude::SessionContext;
-use tally::engine::catalog::Catalog;
+use tally::catalog::Catalog;
 use tally::engine::{Engine, session};
 use tally::queries::QueryFile;
 use tokio::runtime::Runtime;

@@ -4,13 +4,14 @@
 //! Each file says at its top what it is for.
 
 // What all others use.
+pub mod batches;
 pub mod clients;
 pub mod config;
 pub mod error;
 pub mod shutdown;
 
-// The `.sql` files, and what is declared there kept up to date: no I/O.
-pub mod engine;
+// The `.sql` files, and what is declared there.
+pub mod catalog;
 pub mod queries;
 
 // Messages in, …
@@ -21,6 +22,12 @@ pub mod decode;
 
 // … joined with Postgres tables, …
 pub mod reference;
+
+// … for the views, which are kept up to date: no I/O; …
+pub mod engine;
+
+// … the rows that were counted, as a table, …
+pub mod history;
 
 // … changes out, …
 pub mod sink;

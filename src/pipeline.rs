@@ -12,20 +12,21 @@ use sqlx::PgPool;
 use tokio::sync::{RwLock, mpsc, watch};
 use tokio::task::block_in_place;
 
+use crate::catalog::{Catalog, SourceDef, TableDef};
 use crate::clients;
 use crate::config::Config;
 use crate::decode::{self, JsonDecoder, Reject, RuleSet};
-use crate::engine::catalog::{Catalog, SourceDef, TableDef};
 use crate::engine::session::{self, PG};
 use crate::engine::{Engine, ViewChange};
 use crate::error::{Error, Result};
+use crate::history::KafkaTable;
 use crate::progress::{Batches, Progress};
 use crate::queries;
 use crate::reference::{self, ANYTHING, PgTable, References};
 use crate::shutdown::Shutdown;
 use crate::sink::KafkaSink;
 use crate::snapshot::{Published, Reader, Status, ViewSnapshot};
-use crate::source::{Bounds, KafkaReader, KafkaTable, RawBatch};
+use crate::source::{Bounds, KafkaReader, RawBatch};
 
 /// Micro-batches that wait for the engine while it computes; more would only cost memory.
 const BATCHES_AHEAD: usize = 2;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use chrono::{DateTime, SecondsFormat, Utc};
 
-use crate::engine::catalog::SourceDef;
+use crate::catalog::SourceDef;
 use crate::snapshot::{BatchStatus, PartitionStatus, SourceStatus, Status};
 
 /// The rate is that of the last seconds, so many of them.

@@ -14,9 +14,9 @@ use arrow::util::pretty::pretty_format_batches;
 use arrow_json::LineDelimitedWriter;
 use tokio::task::block_in_place;
 
+use crate::catalog::Catalog;
 use crate::cli::Format;
 use crate::decode::{self, Decoded, ForeignKeys, JsonDecoder, Reject, RuleSet};
-use crate::engine::catalog::Catalog;
 use crate::engine::{Engine, ViewChange, session};
 use crate::error::{Error, Result};
 use crate::queries::QueryFile;

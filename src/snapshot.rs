@@ -6,10 +6,10 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Instant, SystemTime};
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::SchemaRef;
 use serde::Serialize;
 use tokio::sync::watch;
 
+use crate::engine::{RowSource, ViewInfo};
 use crate::error::Result;
 
 /// Everything published after one micro-batch. Cloning a [`Reader`]'s value is one `Arc` clone.
@@ -26,23 +26,6 @@ pub struct Published {
 /// The readers' end: always the newest [`Published`].
 pub type Reader = watch::Receiver<Arc<Published>>;
 
-/// What does not change about a view while the engine runs.
-#[derive(Clone, Debug)]
-pub struct ViewInfo {
-    /// Its name in SQL and in URLs.
-    pub name: String,
-    /// Columns of its rows.
-    pub schema: SchemaRef,
-    /// Columns that tell its rows apart; empty: a row is known by all its columns.
-    pub key: Vec<String>,
-    /// Output mode: `update`, `complete` or `append`.
-    pub mode: &'static str,
-    /// Topic that receives its changelog.
-    pub topic: Option<String>,
-    /// How it is kept up to date, for people: its plan below, state and finishing plan.
-    pub plan: String,
-}
-
 /// One view's rows as of a micro-batch.
 #[derive(Debug)]
 pub struct ViewSnapshot {
@@ -56,24 +39,7 @@ pub struct ViewSnapshot {
     batch: OnceLock<RecordBatch>,
 }
 
-/// Makes the rows as one record batch, in the view's order. Called at most once per snapshot, by the first reader.
-pub trait RowSource: Send + Sync + std::fmt::Debug {
-    /// Number of rows.
-    fn total(&self) -> usize;
-    /// All rows, with the view's schema.
-    fn batch(&self) -> Result<RecordBatch>;
-}
-
 type Rows = Arc<dyn RowSource>;
-
-impl RowSource for RecordBatch {
-    fn total(&self) -> usize {
-        self.num_rows()
-    }
-    fn batch(&self) -> Result<RecordBatch> {
-        Ok(self.clone())
-    }
-}
 
 impl ViewSnapshot {
     /// A snapshot over `rows`, which are turned into a batch only when read.

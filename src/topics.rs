@@ -6,10 +6,10 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::types::RDKafkaErrorCode;
 
+use crate::catalog::Catalog;
 use crate::clients::{self, CONNECT_TIMEOUT};
 use crate::config::Config;
 use crate::election::VOTERS_TOPIC;
-use crate::engine::catalog::Catalog;
 use crate::engine::session;
 use crate::error::{Error, Result};
 use crate::queries;

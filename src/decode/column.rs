@@ -13,7 +13,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use super::nested;
 use super::number::{decimal, float, float32, integer};
 use super::time::Timestamps;
-use crate::engine::catalog::TimestampFormat;
+use crate::catalog::TimestampFormat;
 use crate::error::Result;
 
 /// Of a refused value, what a reason tells.

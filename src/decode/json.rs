@@ -17,7 +17,7 @@ use arrow::datatypes::{FieldRef, SchemaRef};
 use super::column::{self, Column};
 use super::object::Splitter;
 use super::{Decoded, Reject};
-use crate::engine::catalog::TimestampFormat;
+use crate::catalog::TimestampFormat;
 use crate::error::{Error, Result};
 
 /// Messages decoded by one thread at a time; fewer are not worth a thread.

@@ -21,7 +21,7 @@ use std::collections::BTreeSet;
 use arrow::array::RecordBatch;
 use datafusion::execution::session_state::SessionState;
 
-use crate::engine::catalog::SourceDef;
+use crate::catalog::SourceDef;
 use crate::error::Result;
 
 /// The decoder of a source and its rules. Rows hold the columns that are `read` and those that the rules read;

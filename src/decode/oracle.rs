@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use serde::de::IgnoredAny;
 
 use super::{JsonDecoder, object};
-use crate::engine::catalog::TimestampFormat;
+use crate::catalog::TimestampFormat;
 
 /// The same message for arrow-json; none if it is only this decoder that has to refuse it.
 fn translate_message(fields: &Fields, message: &str) -> Option<String> {

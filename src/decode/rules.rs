@@ -16,8 +16,8 @@ use datafusion::physical_plan::aggregates::order::GroupOrdering;
 use datafusion::sql::parser::DFParser;
 
 use super::{Decoded, Reject};
-use crate::engine::catalog::{Rule, RuleKind, SourceDef};
-use crate::engine::slot::project as project_batch;
+use crate::batches::project as project_batch;
+use crate::catalog::{Rule, RuleKind, SourceDef};
 use crate::error::Result;
 
 /// Answers which values a reference table has.

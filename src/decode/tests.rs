@@ -8,7 +8,7 @@ use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef, TimeUnit};
 
 use super::*;
-use crate::engine::catalog::{Catalog, SourceDef, TimestampFormat};
+use crate::catalog::{Catalog, SourceDef, TimestampFormat};
 use crate::engine::session;
 use crate::error::Result;
 use crate::queries::QueryFile;

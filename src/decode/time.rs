@@ -6,7 +6,7 @@ use arrow::datatypes::TimeUnit;
 
 use super::column::text;
 use super::number;
-use crate::engine::catalog::TimestampFormat;
+use crate::catalog::TimestampFormat;
 
 /// Reads the timestamps of one column.
 #[derive(Clone, Copy, Debug)]

@@ -31,9 +31,10 @@ use super::dedup::Dedup;
 use super::function::Function;
 use super::node::{Delta, Groups, Node};
 use super::session_groups::SessionGroups;
-use super::slot::{FINAL_UNTIL, ROW, empty};
+use super::slot::{FINAL_UNTIL, ROW};
 use super::store::Store;
 use super::watermark::nanoseconds;
+use crate::batches::empty;
 use crate::error;
 
 const UNTOUCHED: u32 = u32::MAX;

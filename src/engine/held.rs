@@ -12,17 +12,10 @@ use datafusion::execution::TaskContext;
 
 use super::below::Below;
 use super::node::{Delta, Groups, Node};
-use super::slot::{TIME, empty, is_hidden};
+use super::slot::{TIME, is_hidden};
+use crate::batches::empty;
+use crate::catalog::Hold;
 use crate::error::{self, Error};
-
-/// How many rows a view may hold, and for how long.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Hold {
-    /// Most rows.
-    pub rows: usize,
-    /// In event time, nanoseconds behind the watermark; without it, for ever.
-    pub duration: Option<i64>,
-}
 
 /// The rows of one stream, less columns and rows that the view does not need.
 #[derive(Debug)]

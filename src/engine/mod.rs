@@ -4,7 +4,6 @@
 mod aggregate;
 mod below;
 mod bound;
-pub mod catalog;
 mod dedup;
 mod function;
 pub mod held;
@@ -41,16 +40,15 @@ use datafusion::prelude::SessionContext;
 use tokio::task::JoinSet;
 
 use self::below::Below;
-use self::catalog::{Mode, Place};
 use self::node::{Delta, Node};
 use self::row_wise::Direct;
 use self::slot::SlotTable;
 use self::split::Reach;
-pub use self::view::{Changelog, Op};
+pub use self::view::{Changelog, Op, RowSource, ViewInfo};
 use self::view::{Ring, ViewRows};
 use self::watermark::Watermark;
+use crate::catalog::{Mode, Place};
 use crate::error::Result;
-use crate::snapshot::{RowSource, ViewInfo};
 
 /// Plans and state of every materialized view.
 pub struct Engine {

@@ -13,9 +13,9 @@ use datafusion::datasource::MemTable;
 use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::Statement;
 
-use super::catalog::Catalog;
 use super::windows::{self, Sessions};
 use super::*;
+use crate::catalog::Catalog;
 use crate::error::Error;
 use crate::queries::QueryFile;
 

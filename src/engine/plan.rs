@@ -17,19 +17,18 @@ use datafusion::sql::parser::Statement;
 use super::aggregate::{AggregateState, Lifetime};
 use super::below::Below;
 use super::bound;
-use super::catalog::{Catalog, Mode, Place, RuleKind, ViewDef};
 use super::held::HeldRows;
 use super::node::Node;
 use super::row_wise::{Direct, RowWise};
 use super::session::{self, PG};
 use super::slot::{Kind, SlotTable};
 use super::split::{self, Reach, split};
-use super::view::{Ring, ViewRows};
+use super::view::{Ring, ViewInfo, ViewRows};
 use super::watermark::Watermark;
 use super::windows::{self, Sessions};
 use super::{Engine, Finish, Stateful, View, Work};
+use crate::catalog::{Catalog, Mode, Place, RuleKind, ViewDef};
 use crate::error::{Error, Result};
-use crate::snapshot::ViewInfo;
 
 impl Engine {
     /// Plans every materialized view of `catalog`; the error is that of all that can't be used. `tables` are

@@ -21,8 +21,7 @@ use datafusion::physical_plan::PhysicalExpr;
 
 use super::bound::replace;
 use super::node::{Delta, Groups};
-use super::view::{Changelog, Op};
-use crate::snapshot::RowSource;
+use super::view::{Changelog, Op, RowSource};
 
 /// Expressions over a node's row that give the view's row, and whether there is one.
 #[derive(Debug)]

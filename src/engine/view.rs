@@ -14,7 +14,39 @@ use datafusion::common::exec_err;
 use datafusion::error::Result;
 use imbl::OrdMap;
 
-use crate::snapshot::RowSource;
+/// What does not change about a view while the engine runs.
+#[derive(Clone, Debug)]
+pub struct ViewInfo {
+    /// Its name in SQL and in URLs.
+    pub name: String,
+    /// Columns of its rows.
+    pub schema: SchemaRef,
+    /// Columns that tell its rows apart; empty: a row is known by all its columns.
+    pub key: Vec<String>,
+    /// Output mode: `update`, `complete` or `append`.
+    pub mode: &'static str,
+    /// Topic that receives its changelog.
+    pub topic: Option<String>,
+    /// How it is kept up to date, for people: its plan below, state and finishing plan.
+    pub plan: String,
+}
+
+/// Makes the rows as one record batch, in the view's order. Called at most once per snapshot, by the first reader.
+pub trait RowSource: Send + Sync + std::fmt::Debug {
+    /// Number of rows.
+    fn total(&self) -> usize;
+    /// All rows, with the view's schema.
+    fn batch(&self) -> crate::error::Result<RecordBatch>;
+}
+
+impl RowSource for RecordBatch {
+    fn total(&self) -> usize {
+        self.num_rows()
+    }
+    fn batch(&self) -> crate::error::Result<RecordBatch> {
+        Ok(self.clone())
+    }
+}
 
 type Encoded = Arc<[u8]>;
 

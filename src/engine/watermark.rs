@@ -8,10 +8,7 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, Int64Type, TimeUnit};
 use datafusion::error::Result;
 
-use super::catalog::SourceDef;
-
-/// Nanoseconds of a millisecond.
-pub const MILLISECOND: i64 = 1_000_000;
+use crate::catalog::{MILLISECOND, SourceDef};
 
 /// A source's watermark: the newest event time, less the delay that its declaration grants.
 #[derive(Debug)]

@@ -86,7 +86,7 @@ impl VisitorMut for Rewriter {
 fn window_call(factor: &TableFactor) -> Option<(String, Vec<SqlExpr>, Option<TableAlias>)> {
     let TableFactor::Table { name, alias, args: Some(args), .. } = factor else { return None };
     let [part] = name.0.as_slice() else { return None };
-    let function = super::catalog::normalize(part.as_ident()?);
+    let function = crate::catalog::normalize(part.as_ident()?);
     if !matches!(function.as_str(), "tumble" | "hop" | "session") {
         return None;
     }

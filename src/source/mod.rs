@@ -1,13 +1,11 @@
 //! Micro-batches of messages from Kafka: the newest ones, endlessly, or a bounded range of offsets.
 
 mod kafka;
-mod table;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 
 pub use kafka::{Bounds, KafkaReader};
-pub use table::KafkaTable;
 
 /// Messages as they were received, with their bytes side by side in one buffer.
 #[derive(Clone, Debug, Default)]

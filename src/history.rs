@@ -18,13 +18,13 @@ use datafusion::physical_plan::streaming::PartitionStream;
 use datafusion::physical_plan::{ExecutionPlan, SendableRecordBatchStream};
 use tokio::sync::RwLock;
 
-use super::{Bounds, KafkaReader};
+use crate::catalog::SourceDef;
 use crate::config::Config;
 use crate::decode;
-use crate::engine::catalog::SourceDef;
 use crate::engine::session;
 use crate::error::Error;
 use crate::reference::References;
+use crate::source::{Bounds, KafkaReader};
 
 const BATCHES_AHEAD: usize = 2;
 

@@ -1,0 +1,27 @@
+//! Small helpers over record batches that several layers need.
+
+use std::sync::Arc;
+
+use arrow::array::{RecordBatch, RecordBatchOptions};
+use arrow::datatypes::{Schema, SchemaRef};
+use datafusion::common::internal_err;
+use datafusion::error::Result;
+
+/// The columns of `schema` by name, in its order.
+pub fn project(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
+    let columns = schema
+        .fields()
+        .iter()
+        .map(|field| match batch.column_by_name(field.name()) {
+            Some(column) => Ok(Arc::clone(column)),
+            None => internal_err!("column {} is not held", field.name()),
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    Ok(RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)?)
+}
+
+/// An empty batch of `schema`.
+pub fn empty(schema: &Schema) -> RecordBatch {
+    RecordBatch::new_empty(Arc::new(schema.clone()))
+}

@@ -1,0 +1,188 @@
+//! `CREATE UNBOUNDED EXTERNAL TABLE`: a stream, its columns and options.
+
+use std::collections::BTreeMap;
+
+use arrow::datatypes::{DataType, SchemaRef, TimeUnit};
+use datafusion::execution::session_state::SessionState;
+use datafusion::logical_expr::{DdlStatement, LogicalPlan};
+use datafusion::sql::parser::{CreateExternalTable, Statement};
+
+use super::rule::rules;
+use super::{Place, Rule, RuleKind, bare_name, duration_ms, literal};
+use crate::error::Result;
+
+const SOURCE_OPTIONS: [&str; 6] =
+    ["format", "timestamp_format", "event_time", "watermark", "allowed_lateness", "dead_letter_topic"];
+const TIMESTAMP_FORMATS: [(&str, TimestampFormat); 5] = [
+    ("iso", TimestampFormat::Iso),
+    ("epoch_s", TimestampFormat::Epoch(TimeUnit::Second)),
+    ("epoch_ms", TimestampFormat::Epoch(TimeUnit::Millisecond)),
+    ("epoch_us", TimestampFormat::Epoch(TimeUnit::Microsecond)),
+    ("epoch_ns", TimestampFormat::Epoch(TimeUnit::Nanosecond)),
+];
+
+/// How the messages of a source spell a timestamp.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TimestampFormat {
+    /// ISO 8601, or `YYYY-MM-DD HH:MM:SS[.f]`. A text that names no zone is in the column's, or in UTC if the
+    /// column has none.
+    #[default]
+    Iso,
+    /// A number, in quotes or not, of these units since 1970 in UTC.
+    Epoch(TimeUnit),
+}
+
+impl TimestampFormat {
+    fn named(name: &str) -> Option<Self> {
+        TIMESTAMP_FORMATS
+            .iter()
+            .find(|(known, _)| known.eq_ignore_ascii_case(name))
+            .map(|(_, format)| *format)
+    }
+
+    /// Its name in a declaration.
+    pub fn name(self) -> &'static str {
+        TIMESTAMP_FORMATS.iter().find(|(_, format)| *format == self).map_or("", |(name, _)| name)
+    }
+}
+
+/// A declared stream.
+#[derive(Clone, Debug)]
+pub struct SourceDef {
+    /// Its name in SQL.
+    pub name: String,
+    /// Where it is declared.
+    pub place: Place,
+    /// Columns, all nullable: what NOT NULL demands is a rule.
+    pub schema: SchemaRef,
+    /// The topic it reads.
+    pub topic: String,
+    /// In the order in which they are judged: the primary key last, so that a refused row claims no key.
+    pub rules: Vec<Rule>,
+    /// How its messages spell a timestamp.
+    pub timestamp_format: TimestampFormat,
+    /// The column that says when the event happened.
+    pub event_time: Option<String>,
+    /// How far the watermark stays behind the newest event time, in milliseconds; without it there is no
+    /// watermark, and nothing is ever final.
+    pub watermark_delay_ms: Option<i64>,
+    /// How much longer a group takes rows after the watermark has passed its end, in milliseconds.
+    pub allowed_lateness_ms: i64,
+    /// Topic for the messages that break a rule.
+    pub dead_letter_topic: Option<String>,
+}
+
+pub(super) async fn source(
+    place: Place,
+    table: CreateExternalTable,
+    session: &SessionState,
+) -> Result<SourceDef> {
+    let name = bare_name(&table.name, &place)?;
+    if !table.file_type.eq_ignore_ascii_case("KAFKA") {
+        return Err(
+            place.error("a source is a CREATE UNBOUNDED EXTERNAL TABLE … STORED AS KAFKA LOCATION 'topic'")
+        );
+    }
+    let [topic] = table.locations.as_slice() else {
+        return Err(place.error("a source reads one topic: write one LOCATION"));
+    };
+    let rules = rules(&table, &place)?;
+    let schema = schema(&table, session, &place).await?;
+    let column = |column: &String| -> Result<()> {
+        if schema.index_of(column).is_ok() {
+            return Ok(());
+        }
+        let known: Vec<_> = schema.fields().iter().map(|f| f.name().as_str()).collect();
+        Err(place.error(format!("`{name}` has no column `{column}`; it has {}", known.join(", "))))
+    };
+    for rule in &rules {
+        match &rule.kind {
+            RuleKind::NotNull(c) => column(c)?,
+            RuleKind::PrimaryKey(columns) | RuleKind::ForeignKey { columns, .. } => {
+                columns.iter().try_for_each(column)?
+            }
+            RuleKind::Check(_) => {}
+        }
+    }
+    let mut options = BTreeMap::new();
+    for (key, value) in &table.options {
+        if !SOURCE_OPTIONS.contains(&key.as_str()) {
+            return Err(
+                place.error(format!("unknown option '{key}'; a source knows {}", SOURCE_OPTIONS.join(", ")))
+            );
+        }
+        options.insert(
+            key.clone(),
+            literal(value).ok_or_else(|| place.error(format!("option '{key}' must be text")))?,
+        );
+    }
+    if let Some(format) = options.get("format").filter(|format| !format.eq_ignore_ascii_case("json")) {
+        return Err(place.error(format!("format '{format}' is not known; write 'json'")));
+    }
+    let timestamp_format = match options.get("timestamp_format") {
+        Some(name) => TimestampFormat::named(name).ok_or_else(|| {
+            let known = TIMESTAMP_FORMATS.map(|(name, _)| name).join(", ");
+            place.error(format!("timestamp_format '{name}' is not known; it is one of {known}"))
+        })?,
+        None => TimestampFormat::default(),
+    };
+    let event_time = options.remove("event_time");
+    if let Some(time) = &event_time {
+        column(time)?;
+        let data_type = schema.field_with_name(time)?.data_type();
+        if !matches!(data_type, DataType::Timestamp(..)) {
+            return Err(place.error(format!("event_time '{time}' is {data_type}; it must be a TIMESTAMP")));
+        }
+    }
+    let duration = |option: &str| match options.get(option) {
+        Some(text) => match duration_ms(text) {
+            Some(duration) => Ok(Some(duration)),
+            None => Err(place.error(format!("{option} '{text}' is no duration such as '1 minute'"))),
+        },
+        None => Ok(None),
+    };
+    let (watermark_delay_ms, allowed_lateness_ms) = (duration("watermark")?, duration("allowed_lateness")?);
+    if watermark_delay_ms.is_some() && event_time.is_none() {
+        return Err(place.error("'watermark' needs 'event_time', the column it follows"));
+    }
+    if allowed_lateness_ms.is_some() && watermark_delay_ms.is_none() {
+        return Err(place.error("'allowed_lateness' needs 'watermark', which it adds to"));
+    }
+    Ok(SourceDef {
+        name,
+        schema,
+        topic: topic.clone(),
+        rules,
+        timestamp_format,
+        event_time,
+        watermark_delay_ms,
+        allowed_lateness_ms: allowed_lateness_ms.unwrap_or(0),
+        dead_letter_topic: options.remove("dead_letter_topic"),
+        place,
+    })
+}
+
+/// The columns as Arrow types; the rules are taken off first, since DataFusion plans only some of them.
+pub(super) async fn schema(
+    table: &CreateExternalTable,
+    session: &SessionState,
+    place: &Place,
+) -> Result<SchemaRef> {
+    let mut bare = table.clone();
+    bare.constraints.clear();
+    bare.options.clear();
+    for column in &mut bare.columns {
+        column.options.clear();
+    }
+    let plan = session
+        .statement_to_plan(Statement::CreateExternalTable(bare))
+        .await
+        .map_err(|e| place.explain(e))?;
+    let LogicalPlan::Ddl(DdlStatement::CreateExternalTable(created)) = plan else {
+        return Err(place.error("this CREATE EXTERNAL TABLE can't be planned"));
+    };
+    if created.schema.fields().is_empty() {
+        return Err(place.error("a source must declare its columns"));
+    }
+    Ok(SchemaRef::new(created.schema.as_arrow().clone()))
+}
