@@ -86,7 +86,7 @@ fn places(names: &[(&str, &str)]) -> RecordBatch {
 
 async fn plan(text: &str) -> Result<Engine> {
     let files = [QueryFile { path: PathBuf::from("queries/test.sql"), text: text.into() }];
-    let catalog = catalog::Catalog::parse(&files, &session::continuous().state()).await?;
+    let catalog = crate::catalog::Catalog::parse(&files, &session::continuous().state()).await?;
     let places = places(&[]);
     Engine::plan(&catalog, &[("places".into(), places.schema())]).await
 }

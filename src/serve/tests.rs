@@ -18,8 +18,9 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::*;
+use crate::engine::ViewInfo;
 use crate::shutdown::Shutdown;
-use crate::snapshot::{BatchStatus, Published, Status, ViewInfo, ViewSnapshot};
+use crate::snapshot::{BatchStatus, Published, Status, ViewSnapshot};
 
 const TOKEN: &str = "open sesame";
 
