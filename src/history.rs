@@ -16,7 +16,7 @@ use datafusion::logical_expr::{Expr, TableType};
 use datafusion::physical_plan::stream::RecordBatchReceiverStream;
 use datafusion::physical_plan::streaming::PartitionStream;
 use datafusion::physical_plan::{ExecutionPlan, SendableRecordBatchStream};
-use tokio::sync::RwLock;
+use tokio::sync::watch;
 
 use crate::catalog::SourceDef;
 use crate::config::Config;
@@ -33,24 +33,25 @@ const BATCHES_AHEAD: usize = 2;
 pub struct KafkaTable {
     config: Arc<Config>,
     source: Arc<SourceDef>,
-    references: Arc<RwLock<References>>,
+    references: watch::Receiver<References>,
 }
 
 impl KafkaTable {
     /// A table over the topic of `source`, whose foreign keys are judged by `references`.
-    pub fn new(config: Arc<Config>, source: Arc<SourceDef>, references: Arc<RwLock<References>>) -> Self {
+    pub fn new(config: Arc<Config>, source: Arc<SourceDef>, references: watch::Receiver<References>) -> Self {
         KafkaTable { config, source, references }
     }
 
     /// Reads the topic in a thread of its own; rows go out as they are judged.
     fn scan_all(&self, send: impl Fn(Result<RecordBatch>) -> bool) -> Result<(), Error> {
         let (decoder, mut rules) = decode::of_source(&self.source, None, &session::continuous().state())?;
+        let references = self.references.borrow().clone();
         let mut reader = KafkaReader::open(&self.config, &self.source.topic, Bounds::UntilNow)?;
         while let Some(batch) =
             reader.next(self.config.batch_rows, Duration::from_millis(self.config.trigger_ms))?
         {
             let (decoded, _) = decoder.decode(&batch.payloads())?;
-            let (judged, _) = rules.judge(decoded, &*self.references.blocking_read())?;
+            let (judged, _) = rules.judge(decoded, &references)?;
             if judged.rows.num_rows() > 0 && !send(Ok(judged.rows)) {
                 break;
             }

@@ -8,8 +8,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use datafusion::catalog::TableProvider;
-use sqlx::PgPool;
-use tokio::sync::{RwLock, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::block_in_place;
 
 use crate::catalog::{Catalog, SourceDef, TableDef};
@@ -22,7 +21,10 @@ use crate::error::{Error, Result};
 use crate::history::KafkaTable;
 use crate::progress::{Batches, Progress};
 use crate::queries;
-use crate::reference::{self, ANYTHING, PgTable, References};
+use crate::reference::{
+    Pace, PgTable, PostgresStore, ReferenceReader, ReferenceStore, ReferenceTable, References, StoreError,
+    Wanted,
+};
 use crate::shutdown::Shutdown;
 use crate::sink::KafkaSink;
 use crate::snapshot::{Published, Reader, Status, ViewSnapshot};
@@ -32,8 +34,6 @@ use crate::source::{Bounds, KafkaReader, RawBatch};
 const BATCHES_AHEAD: usize = 2;
 /// How often the ends of the partitions are asked for, and the status is published when nothing happens.
 const STATUS_INTERVAL: Duration = Duration::from_millis(500);
-/// Changes of reference tables within this time are taken together.
-const REFERENCE_DEBOUNCE: Duration = Duration::from_millis(300);
 /// How long the polling threads may take to end; one that waits for a dead broker takes longer.
 const POLLERS_PATIENCE: Duration = Duration::from_secs(1);
 /// How long Postgres is left alone before a lookup is tried again.
@@ -42,9 +42,11 @@ const LOOKUP_RETRY: Duration = Duration::from_secs(2);
 /// The engine with its sources, reference tables and sink, ready to run.
 pub struct Pipeline {
     config: Arc<Config>,
-    pool: PgPool,
     engine: Engine,
-    references: Arc<RwLock<References>>,
+    store: Arc<dyn ReferenceStore>,
+    /// The reference tables in use; readers of history look at them too.
+    references: watch::Sender<References>,
+    reference_reader: ReferenceReader,
     sources: Vec<Source>,
     sink: KafkaSink,
     publisher: watch::Sender<Arc<Published>>,
@@ -81,7 +83,9 @@ impl Pipeline {
         let catalog = Catalog::parse(&files, &session::continuous().state()).await?;
         clients::check_kafka(&config).await?;
         let pool = clients::postgres(&config).await?;
-        let defs = reference::describe(&pool, &config.postgres_schema).await?;
+        let store: Arc<dyn ReferenceStore> =
+            Arc::new(PostgresStore::new(pool.clone(), config.postgres_schema.as_str()));
+        let defs = store.tables().await?;
         let schemas: Vec<_> = defs.iter().map(|def| (def.name.clone(), def.schema.clone())).collect();
         let absent = |table: &&TableDef| !defs.iter().any(|def| def.name == table.name);
         if let Some(table) = catalog.tables.values().find(absent) {
@@ -92,9 +96,9 @@ impl Pipeline {
         }
         let engine = Engine::plan(&catalog, &schemas).await?;
         let keys = catalog.foreign_keys();
-        let needed = engine.reference_columns();
-        let references =
-            References::open(pool.clone(), &config.postgres_schema, &defs, needed, &keys).await?;
+        let wanted = Wanted::of(engine.reference_columns(), &defs, &keys);
+        let pace = Pace::with_refresh(Duration::from_secs(config.reference_refresh_s));
+        let (reference_reader, references) = ReferenceReader::start(Arc::clone(&store), wanted, pace).await?;
         tracing::info!(
             "{} views over {} sources from {place}",
             engine.views().count(),
@@ -102,7 +106,7 @@ impl Pipeline {
         );
 
         let config = Arc::new(config);
-        let references = Arc::new(RwLock::new(references));
+        let references = watch::Sender::new(references);
         let mut restricted: Vec<(String, Arc<dyn TableProvider>)> = Vec::new();
         for def in defs {
             let name = def.name.clone();
@@ -115,7 +119,7 @@ impl Pipeline {
         let mut sources = Vec::new();
         let planning = session::continuous().state();
         for def in catalog.sources.into_values().map(Arc::new) {
-            let table = KafkaTable::new(Arc::clone(&config), Arc::clone(&def), Arc::clone(&references));
+            let table = KafkaTable::new(Arc::clone(&config), Arc::clone(&def), references.subscribe());
             restricted.push((def.name.clone(), Arc::new(table)));
             let read = engine.source_columns(&def.name);
             let (decoder, rules) = decode::of_source(&def, Some(read), &planning)?;
@@ -130,9 +134,10 @@ impl Pipeline {
                 status: Arc::new(Status::starting(started_at)),
             })),
             config,
-            pool,
             engine,
+            store,
             references,
+            reference_reader,
             sources,
             sink,
             restricted,
@@ -179,7 +184,6 @@ impl Pipeline {
             self.poll_in_thread(source, sender.clone(), stop_polling.clone())?;
         }
         drop(sender);
-        let mut announced = reference::listen(&self.pool).await?;
         let mut tick = tokio::time::interval(STATUS_INTERVAL);
         loop {
             tokio::select! {
@@ -187,31 +191,15 @@ impl Pipeline {
                     Some(polled) => self.micro_batch(polled?).await?,
                     None => return Err(Error::kafka("reading", "the polling threads have ended")),
                 },
-                Some(table) = announced.recv() => {
-                    tokio::time::sleep(REFERENCE_DEBOUNCE).await;
-                    let mut tables = BTreeSet::from([table]);
-                    while let Ok(another) = announced.try_recv() {
-                        tables.insert(another);
-                    }
-                    self.refresh(tables).await?;
-                }
-                _ = tick.tick() => {
-                    let old = self.references.read().await.older_than(self.config.reference_refresh_s);
-                    if !old.is_empty() {
-                        self.refresh(old.into_iter().collect()).await?;
-                    }
-                    self.publish(&[]).await;
-                }
+                table = self.reference_reader.next() => self.renew(table).await?,
+                _ = tick.tick() => self.publish(&[]).await,
             }
         }
     }
 
     async fn start_views(&mut self) -> Result<()> {
-        {
-            let references = self.references.read().await;
-            for table in references.names() {
-                self.engine.set_reference(&table, references.batches(&table));
-            }
+        for table in self.references.borrow().tables() {
+            self.engine.set_reference(table.name(), table.batches());
         }
         let changes = self.engine.start().await?;
         self.publish(&changes).await;
@@ -273,27 +261,34 @@ impl Pipeline {
     async fn execute(&mut self, position: usize, batch: &RawBatch) -> Result<Vec<ViewChange>> {
         let source = &mut self.sources[position];
         let (decoded, mut rejects) = block_in_place(|| source.decoder.decode(&batch.payloads()))?;
-        let references = self.references.read().await;
-        let missing = source.rules.missing(&decoded.rows, &*references)?;
-        drop(references);
+        let missing = source.rules.missing(&decoded.rows, &*self.references.borrow())?;
         let mut renewed = BTreeSet::new();
         for (table, key, values) in missing {
             // A vote must not be rejected because Postgres is away: the batch waits for its answer.
+            let references = self.references.borrow().clone();
             let found = loop {
-                match self.references.write().await.fetch_missing(&table, &key, &values).await {
+                match references.look_up(&*self.store, &table, &key, &values).await {
                     Ok(found) => break found,
+                    Err(error @ StoreError::Away { .. }) => {
+                        tracing::warn!("paused, since {table} must be asked for a missing row: {error}");
+                        tokio::time::sleep(LOOKUP_RETRY).await;
+                    }
                     Err(error) => {
-                        tracing::warn!("paused, since {table} must be asked for a missing row: {error}")
+                        tracing::warn!(
+                            "{table} can't be asked for a missing row, which is taken for none: {error}"
+                        );
+                        break Vec::new();
                     }
                 }
-                tokio::time::sleep(LOOKUP_RETRY).await;
             };
-            if found > 0 {
+            let mut is_new = Ok(false);
+            self.references.send_modify(|references| is_new = references.add(&table, &key, &found));
+            if is_new? {
                 renewed.insert(table);
             }
         }
-        let references = self.references.read().await;
-        let (judged, refused) = block_in_place(|| source.rules.judge(decoded, &*references))?;
+        let references = self.references.borrow().clone();
+        let (judged, refused) = block_in_place(|| source.rules.judge(decoded, &references))?;
         rejects.extend(refused);
         for reject in &rejects {
             source.progress.rejected(&reject.rule);
@@ -303,7 +298,6 @@ impl Pipeline {
         for table in &renewed {
             self.engine.set_reference(table, references.batches(table));
         }
-        drop(references);
         let mut changes = if renewed.is_empty() { Vec::new() } else { self.engine.refresh(&renewed).await? };
         self.engine.wait_for(&source.def.name, source.progress.unread());
         let partitions: Vec<i32> = judged.messages.iter().map(|i| batch.get(*i).partition).collect();
@@ -318,20 +312,16 @@ impl Pipeline {
         Ok(changes)
     }
 
-    /// Reads the announced tables again and recomputes the views over them.
-    async fn refresh(&mut self, announced: BTreeSet<String>) -> Result<()> {
-        let mut references = self.references.write().await;
-        let held = references.names();
-        let everything = announced.contains(ANYTHING);
-        let mut renewed = BTreeSet::new();
-        for table in held {
-            if (everything || announced.contains(&table)) && references.reload(&table).await {
-                self.engine.set_reference(&table, references.batches(&table));
-                renewed.insert(table);
-            }
+    /// Takes a reference table as it is now into use, and recomputes the views over it.
+    async fn renew(&mut self, table: Arc<ReferenceTable>) -> Result<()> {
+        let (name, batches) = (table.name().to_owned(), table.batches());
+        let mut is_changed = false;
+        self.references.send_modify(|references| is_changed = references.set(table));
+        if !is_changed {
+            return Ok(());
         }
-        drop(references);
-        let changes = self.engine.refresh(&renewed).await?;
+        self.engine.set_reference(&name, batches);
+        let changes = self.engine.refresh(&BTreeSet::from([name])).await?;
         self.write(&changes)?;
         self.publish(&changes).await;
         Ok(())
@@ -347,7 +337,8 @@ impl Pipeline {
     }
 
     fn state_bytes(&self) -> usize {
-        self.engine.state_bytes() + self.sources.iter().map(|source| source.rules.bytes()).sum::<usize>()
+        let keys = self.sources.iter().map(|source| source.rules.bytes()).sum::<usize>();
+        self.engine.state_bytes() + self.references.borrow().bytes() + keys
     }
 
     /// Stops before the machine's memory does.
@@ -376,7 +367,7 @@ impl Pipeline {
                 .map(|source| source.progress.status(self.engine.watermark(&source.def.name)))
                 .collect(),
             batches: self.batches.status(),
-            reference_tables: self.references.read().await.status(),
+            reference_tables: self.references.borrow().status(&self.reference_reader.health().borrow()),
             state_bytes: self.state_bytes(),
             state_bytes_by_view: self.engine.state_bytes_by_view(),
             ..Status::starting(self.started_at)

@@ -7,13 +7,10 @@ use sqlx::postgres::PgListener;
 use tokio::sync::mpsc;
 use tracing::warn;
 
-use crate::error::{Error, Result};
+use super::store::{ANYTHING, StoreError};
 
 /// The channel on which the triggers of `migrations/` notify; the payload is the table's name.
 pub const CHANNEL: &str = "tally_reference";
-
-/// Sent instead of a name when notifications may have been missed.
-pub const ANYTHING: &str = "*";
 
 /// Names that may wait for their reader. A full queue holds back the notifications in Postgres, not here.
 const NAMES_AHEAD_MAX: usize = 256;
@@ -22,9 +19,9 @@ const RECONNECT_PAUSE: Duration = Duration::from_secs(1);
 
 /// The names of changed tables as Postgres tells them, and [`ANYTHING`] after a lost connection. Ends when
 /// the receiver is dropped or the pool is closed.
-pub async fn listen(pool: &PgPool) -> Result<mpsc::Receiver<String>> {
+pub async fn listen(pool: &PgPool) -> Result<mpsc::Receiver<String>, StoreError> {
     let listener = connect(pool).await.map_err(|e| {
-        Error::postgres(format!("LISTEN {CHANNEL}"), format!("{e}; is the server running, and a primary?"))
+        StoreError::away(format!("LISTEN {CHANNEL}"), format!("{e}; is the server running, and a primary?"))
     })?;
     let (sender, receiver) = mpsc::channel(NAMES_AHEAD_MAX);
     let pool = pool.clone();

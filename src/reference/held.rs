@@ -1,159 +1,116 @@
-//! The reference tables in memory: the needed columns of each, and an index of the keys that rules refer
-//! to, built once per reading.
+//! The versions of the reference tables that are in use. Clones are cheap and share the rows.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::time::Instant;
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BooleanArray, RecordBatch};
-use sqlx::PgPool;
+use arrow::array::{ArrayRef, BooleanArray, BooleanBufferBuilder, RecordBatch};
+use arrow::compute::filter_record_batch;
 
-use super::{KeyIndex, TableDef, load, lookup};
+use super::{Health, ReferenceStore, ReferenceTable, StoreError, Version};
 use crate::decode::ForeignKeys;
 use crate::error::{Error, Result};
+use crate::row_index::RowIndex;
 use crate::snapshot::ReferenceStatus;
 
-/// All tables that a view or a rule needs.
+/// All tables that a view or a rule needs, each in one version.
+#[derive(Clone, Debug, Default)]
 pub struct References {
-    pool: PgPool,
-    pg_schema: String,
-    tables: BTreeMap<String, Held>,
-}
-
-struct Held {
-    def: TableDef,
-    columns: Vec<String>,
-    batches: Vec<RecordBatch>,
-    indexes: Vec<KeyIndex>,
-    read_at: Instant,
-    error: Option<String>,
+    tables: BTreeMap<String, Arc<ReferenceTable>>,
 }
 
 impl References {
-    /// Reads the `needed` columns of each table, and indexes each of `keys`, (table, columns).
-    pub async fn open(
-        pool: PgPool,
-        pg_schema: &str,
-        defs: &[TableDef],
-        needed: &BTreeMap<String, BTreeSet<String>>,
-        keys: &[(String, Vec<String>)],
-    ) -> Result<References> {
-        let mut references = References { pool, pg_schema: pg_schema.into(), tables: BTreeMap::new() };
-        for (name, columns) in needed {
-            let Some(def) = defs.iter().find(|def| def.name == *name) else {
-                return Err(Error::Config(format!("table {name} is not in schema {pg_schema}")));
-            };
-            let indexes = keys.iter().filter(|(table, _)| table == name);
-            let held = Held {
-                columns: columns.iter().cloned().collect(),
-                batches: Vec::new(),
-                indexes: indexes
-                    .map(|(_, columns)| KeyIndex::new(&def.schema, columns))
-                    .collect::<Result<_>>()?,
-                read_at: Instant::now(),
-                error: None,
-                def: def.clone(),
-            };
-            references.tables.insert(name.clone(), held);
-            references.read(name).await?;
-        }
-        Ok(references)
+    /// Takes a version into use. Whether its rows may be others than before.
+    pub fn set(&mut self, table: Arc<ReferenceTable>) -> bool {
+        let version = table.version;
+        let before = self.tables.insert(table.name().to_owned(), table);
+        before.is_none_or(|before| before.version != version)
     }
 
-    /// Names of the tables that are held.
-    pub fn names(&self) -> BTreeSet<String> {
-        self.tables.keys().cloned().collect()
+    /// A table as it is in use.
+    pub fn get(&self, table: &str) -> Option<&Arc<ReferenceTable>> {
+        self.tables.get(table)
+    }
+
+    /// The tables, by name.
+    pub fn tables(&self) -> impl Iterator<Item = &Arc<ReferenceTable>> {
+        self.tables.values()
     }
 
     /// A table's rows, of the needed columns.
     pub fn batches(&self, table: &str) -> Vec<RecordBatch> {
-        self.tables.get(table).map(|held| held.batches.clone()).unwrap_or_default()
+        self.tables.get(table).map(|table| table.batches()).unwrap_or_default()
     }
 
-    /// Reads a table again. If Postgres does not answer, what is held stays in use, and the status says so.
-    pub async fn reload(&mut self, table: &str) -> bool {
-        match self.read(table).await {
-            Ok(()) => true,
-            Err(error) => {
-                tracing::warn!("reference table {table} is {} s old: {error}", self.age_s(table));
-                if let Some(held) = self.tables.get_mut(table) {
-                    held.error = Some(error.to_string());
-                }
-                false
+    /// Which version of each table is in use.
+    pub fn versions(&self) -> BTreeMap<String, Version> {
+        self.tables.iter().map(|(name, table)| (name.clone(), table.version)).collect()
+    }
+
+    /// Bytes of all rows and indexes.
+    pub fn bytes(&self) -> usize {
+        self.tables.values().map(|table| table.bytes()).sum()
+    }
+
+    /// What `/api/status` says of them, with how their reading goes.
+    pub fn status(&self, health: &BTreeMap<String, Health>) -> Vec<ReferenceStatus> {
+        let status = |(name, table): (&String, &Arc<ReferenceTable>)| {
+            let health = health.get(name);
+            let read_at = health.and_then(|health| health.read_at).unwrap_or(table.read_at);
+            ReferenceStatus {
+                name: name.clone(),
+                rows: table.rows(),
+                bytes: table.bytes(),
+                columns: table.wanted().columns.clone(),
+                age_s: read_at.elapsed().as_secs(),
+                error: health.and_then(|health| health.error.clone()),
             }
-        }
-    }
-
-    /// Looks the given key values up in Postgres and adds the rows that it has. Their number.
-    pub async fn fetch_missing(
-        &mut self,
-        table: &str,
-        key: &[String],
-        values: &RecordBatch,
-    ) -> Result<usize> {
-        let Some(held) = self.tables.get_mut(table) else { return Ok(0) };
-        let found = lookup(&self.pool, &self.pg_schema, &held.def, &held.columns, key, values).await?;
-        let rows = found.iter().map(RecordBatch::num_rows).sum();
-        for batch in found.into_iter().filter(|batch| batch.num_rows() > 0) {
-            held.add(batch)?;
-        }
-        Ok(rows)
-    }
-
-    /// Tables that were read longer ago than `age_s` seconds.
-    pub fn older_than(&self, age_s: u64) -> Vec<String> {
-        self.tables.keys().filter(|name| self.age_s(name) >= age_s).cloned().collect()
-    }
-
-    /// What `/api/status` says of them.
-    pub fn status(&self) -> Vec<ReferenceStatus> {
-        let status = |(name, held): (&String, &Held)| ReferenceStatus {
-            name: name.clone(),
-            rows: held.batches.iter().map(RecordBatch::num_rows).sum(),
-            bytes: held.batches.iter().map(RecordBatch::get_array_memory_size).sum(),
-            columns: held.columns.clone(),
-            age_s: held.read_at.elapsed().as_secs(),
-            error: held.error.clone(),
         };
         self.tables.iter().map(status).collect()
     }
 
-    fn age_s(&self, table: &str) -> u64 {
-        self.tables.get(table).map_or(0, |held| held.read_at.elapsed().as_secs())
+    /// Asks `store` for the rows of a table with these key values, each of them once.
+    pub async fn look_up(
+        &self,
+        store: &dyn ReferenceStore,
+        table: &str,
+        key: &[String],
+        values: &RecordBatch,
+    ) -> Result<Vec<RecordBatch>, StoreError> {
+        let Some(held) = self.tables.get(table) else { return Ok(Vec::new()) };
+        let wanted = held.wanted();
+        let action = || format!("looking up rows of table {table}");
+        let values = distinct(values).map_err(|e| StoreError::refused(action(), e))?;
+        store.lookup(&wanted.def, &wanted.columns, key, &values).await
     }
 
-    async fn read(&mut self, table: &str) -> Result<()> {
-        let Some(held) = self.tables.get_mut(table) else { return Ok(()) };
-        let batches = load(&self.pool, &self.pg_schema, &held.def, &held.columns).await?;
-        held.batches.clear();
-        held.indexes.iter_mut().for_each(KeyIndex::clear);
-        for batch in batches {
-            held.add(batch)?;
+    /// Adds rows that a lookup by `key` has found, and that are not held. Whether there are any.
+    pub fn add(&mut self, table: &str, key: &[String], found: &[RecordBatch]) -> Result<bool> {
+        let Some(held) = self.tables.get_mut(table) else { return Ok(false) };
+        match held.with_rows(key, found)? {
+            Some(version) => {
+                *held = Arc::new(version);
+                Ok(true)
+            }
+            None => Ok(false),
         }
-        held.read_at = Instant::now();
-        held.error = None;
-        Ok(())
-    }
-}
-
-impl Held {
-    fn add(&mut self, batch: RecordBatch) -> Result<()> {
-        for index in &mut self.indexes {
-            index.add(&batch)?;
-        }
-        self.batches.push(batch);
-        Ok(())
     }
 }
 
 impl ForeignKeys for References {
     fn contains(&self, table: &str, columns: &[String], values: &[ArrayRef]) -> Result<BooleanArray> {
-        let index = self
-            .tables
-            .get(table)
-            .and_then(|held| held.indexes.iter().find(|index| index.columns == columns));
-        match index {
-            Some(index) => index.contains(values),
-            None => Err(Error::Config(format!("table {table} is not indexed by {}", columns.join(", ")))),
+        match self.tables.get(table) {
+            Some(table) => table.contains(columns, values),
+            None => Err(Error::Config(format!("no rows for table {table}"))),
         }
     }
+}
+
+/// Each row once.
+fn distinct(rows: &RecordBatch) -> Result<RecordBatch> {
+    let types: Vec<_> = rows.columns().iter().map(|column| column.data_type().clone()).collect();
+    let mut seen = RowIndex::new(&types)?;
+    let encoded = seen.encode(rows.columns())?;
+    let mut is_first = BooleanBufferBuilder::new(rows.num_rows());
+    seen.insert(&encoded, |_, _, is_new| is_first.append(is_new))?;
+    Ok(filter_record_batch(rows, &is_first.finish().into())?)
 }

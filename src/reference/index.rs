@@ -1,20 +1,19 @@
-//! An index of the keys that rules refer to: which values a table has.
+//! An index of the keys that rules and joins look for: which values a table has.
 
-use arrow::array::{ArrayRef, BooleanArray, RecordBatch};
+use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch};
+use arrow::buffer::BooleanBuffer;
 use arrow::compute::cast;
-use arrow::datatypes::Schema;
-use arrow::row::{RowConverter, SortField};
-use hashbrown::HashSet;
+use arrow::datatypes::{DataType, Schema};
 
 use crate::error::Result;
+use crate::row_index::RowIndex;
 
-/// The values that a table has in some columns.
+/// The values that a table has in some columns. As in SQL, a value with a NULL in it equals none.
 pub struct KeyIndex {
     /// The columns.
     pub columns: Vec<String>,
-    types: Vec<arrow::datatypes::DataType>,
-    converter: RowConverter,
-    values: HashSet<Box<[u8]>>,
+    types: Vec<DataType>,
+    values: RowIndex,
 }
 
 impl KeyIndex {
@@ -22,29 +21,55 @@ impl KeyIndex {
     pub fn new(schema: &Schema, columns: &[String]) -> Result<Self> {
         let types = columns.iter().map(|c| Ok(schema.field_with_name(c)?.data_type().clone()));
         let types = types.collect::<Result<Vec<_>>>()?;
-        let converter = RowConverter::new(types.iter().cloned().map(SortField::new).collect())?;
-        Ok(KeyIndex { columns: columns.to_vec(), types, converter, values: HashSet::new() })
-    }
-
-    /// Forgets all values.
-    pub fn clear(&mut self) {
-        self.values.clear();
+        Ok(KeyIndex { columns: columns.to_vec(), values: RowIndex::new(&types)?, types })
     }
 
     /// Adds the values of a batch that has the columns.
     pub fn add(&mut self, batch: &RecordBatch) -> Result<()> {
         let columns =
             self.columns.iter().map(|name| Ok(batch.column(batch.schema().index_of(name)?).clone()));
-        let rows = self.converter.convert_columns(&columns.collect::<Result<Vec<_>>>()?)?;
-        self.values.reserve(rows.num_rows());
-        self.values.extend(rows.iter().map(|row| Box::from(row.data())));
-        Ok(())
+        let columns = columns.collect::<Result<Vec<_>>>()?;
+        self.add_values(&columns)
     }
 
-    /// For each row of `values` whether the table has it.
+    /// Adds values, a column of them for each of the index's.
+    pub fn add_values(&mut self, values: &[ArrayRef]) -> Result<()> {
+        let rows = self.values.encode(&self.typed(values)?)?;
+        Ok(self.values.insert(&rows, |_, _, _| {})?)
+    }
+
+    /// Adds the values of another index over the same columns.
+    pub fn extend(&mut self, other: &KeyIndex) -> Result<()> {
+        Ok(self.values.extend(&other.values)?)
+    }
+
+    /// Gives back what growing has allocated too much.
+    pub fn shrink(&mut self) {
+        self.values.shrink();
+    }
+
+    /// For each row of `values` whether the table has it. A value that the column's type can't take is not
+    /// there.
     pub fn contains(&self, values: &[ArrayRef]) -> Result<BooleanArray> {
-        let typed = values.iter().zip(&self.types).map(|(column, t)| Ok(cast(column, t)?));
-        let rows = self.converter.convert_columns(&typed.collect::<Result<Vec<_>>>()?)?;
-        Ok(BooleanArray::from_iter(rows.iter().map(|row| Some(self.values.contains(row.data())))))
+        let values = self.typed(values)?;
+        let rows = self.values.encode(&values)?;
+        let nulls: Vec<_> = values.iter().filter(|column| column.null_count() > 0).collect();
+        let has = |i: usize| {
+            nulls.iter().all(|column| column.is_valid(i)) && self.values.find(rows.row(i)).is_some()
+        };
+        Ok(BooleanBuffer::collect_bool(rows.len(), has).into())
+    }
+
+    /// Bytes held.
+    pub fn bytes(&self) -> usize {
+        self.values.size()
+    }
+
+    fn typed(&self, values: &[ArrayRef]) -> Result<Vec<ArrayRef>> {
+        let typed = values.iter().zip(&self.types).map(|(column, t)| match column.data_type() == t {
+            true => Ok(ArrayRef::clone(column)),
+            false => Ok(cast(column, t)?),
+        });
+        typed.collect()
     }
 }

@@ -2,26 +2,33 @@
 //! to write and for Arrow to read. Every way of reading ends in [`copy`].
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::{Array, AsArray, Int64Array, RecordBatch, RecordBatchOptions};
 use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
+use arrow::error::ArrowError;
 use arrow_csv::ReaderBuilder;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt, stream};
 use sqlx::{PgConnection, PgPool};
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 use uuid::Uuid;
 
-use crate::error::{Error, Result};
-
 use super::schema::{TableDef, quote_identifier, quote_literal};
+use super::store::StoreError;
+
+type Result<T, E = StoreError> = std::result::Result<T, E>;
 
 /// Stands for NULL in the CSV, so that an empty text stays one. A text that is exactly this reads as NULL;
 /// the control characters make that unlikely.
 const NULL_MARKER: &str = "\u{1}NULL\u{2}";
 
 const BATCH_ROWS: usize = 8192;
+
+/// How long Postgres may be silent while a table is read: a frozen server never answers.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Batches decoded before their reader asks for them.
 const BATCHES_AHEAD_MAX: usize = 2;
@@ -92,14 +99,20 @@ pub async fn lookup(
 fn selection(table: &TableDef, columns: &[String]) -> Result<(String, SchemaRef)> {
     let indices = columns.iter().map(|c| table.index_of(c)).collect::<Result<Vec<_>>>()?;
     let expressions: Vec<String> = indices.iter().map(|&i| table.expression(i)).collect();
-    Ok((expressions.join(", "), Arc::new(table.schema.project(&indices)?)))
+    let schema = table.schema.project(&indices).map_err(|e| unfit(table, e))?;
+    Ok((expressions.join(", "), Arc::new(schema)))
 }
 
 fn only_count(batch: &RecordBatch) -> Result<RecordBatch> {
     let counts: &Int64Array = batch.column(0).as_primitive::<Int64Type>();
     let rows = usize::try_from(counts.value(0)).expect("invariant: a count is not negative");
     let options = RecordBatchOptions::new().with_row_count(Some(rows));
-    Ok(RecordBatch::try_new_with_options(Arc::new(Schema::empty()), vec![], &options)?)
+    RecordBatch::try_new_with_options(Arc::new(Schema::empty()), vec![], &options)
+        .map_err(|e| StoreError::refused("counting rows", e))
+}
+
+fn unfit(table: &TableDef, error: ArrowError) -> StoreError {
+    StoreError::refused(format!("reading table {}", table.name), error)
 }
 
 /// The key columns' values as Postgres array literals, and how many there are. A value that the column can't
@@ -109,8 +122,9 @@ fn key_texts(table: &TableDef, key: &[String], values: &RecordBatch) -> Result<(
     let mut texts = Vec::with_capacity(key.len());
     for (column, array) in key.iter().zip(values.columns()) {
         let index = table.index_of(column)?;
-        let typed = cast_with_options(array, table.schema.field(index).data_type(), &safe)?;
-        let text = cast_with_options(&typed, &DataType::Utf8, &safe)?;
+        let typed = cast_with_options(array, table.schema.field(index).data_type(), &safe)
+            .map_err(|e| unfit(table, e))?;
+        let text = cast_with_options(&typed, &DataType::Utf8, &safe).map_err(|e| unfit(table, e))?;
         texts.push((text, table.types[index] == "uuid"));
     }
     let holds = |text: &str, uuid: bool| {
@@ -172,7 +186,7 @@ async fn send(
     let mut connection = pool.acquire().await.map_err(|e| failed(action, &e))?;
     let result = tokio::select! {
         result = read(&mut connection, statement, schema, action, sender) => result,
-        () = sender.closed() => Err(Error::Stopped),
+        () = sender.closed() => Err(unwanted(action)),
     };
     if result.is_err() {
         // Rows may still be on their way; the pool's next user must not meet them.
@@ -190,13 +204,22 @@ async fn read(
 ) -> Result<()> {
     let malformed = |e| {
         let hint = "a column holds what its Arrow type can't, such as NaN in a numeric: read it through a Postgres view";
-        Error::postgres(action, format!("{e}; {hint}"))
+        StoreError::refused(action, format!("{e}; {hint}"))
+    };
+    let silent = |_| {
+        StoreError::away(
+            action,
+            format!("no answer within {} s; is the table locked?", ANSWER_TIMEOUT.as_secs()),
+        )
     };
     let null = format!("^{NULL_MARKER}$").parse().expect("invariant: the marker has no special character");
     let mut decoder =
         ReaderBuilder::new(schema).with_batch_size(BATCH_ROWS).with_null_regex(null).build_decoder();
-    let mut rows = connection.copy_out_raw(statement).await.map_err(|e| failed(action, &e))?;
-    while let Some(row) = rows.try_next().await.map_err(|e| failed(action, &e))? {
+    let rows = timeout(ANSWER_TIMEOUT, connection.copy_out_raw(statement)).await.map_err(silent)?;
+    let mut rows = rows.map_err(|e| failed(action, &e))?;
+    while let Some(row) =
+        timeout(ANSWER_TIMEOUT, rows.try_next()).await.map_err(silent)?.map_err(|e| failed(action, &e))?
+    {
         let mut bytes = &row[..];
         while !bytes.is_empty() {
             let used = decoder.decode(bytes).map_err(malformed)?;
@@ -204,18 +227,23 @@ async fn read(
             if decoder.capacity() == 0
                 && let Some(batch) = decoder.flush().map_err(malformed)?
             {
-                sender.send(Ok(batch)).await.map_err(|_| Error::Stopped)?;
+                sender.send(Ok(batch)).await.map_err(|_| unwanted(action))?;
             }
         }
     }
     if let Some(batch) = decoder.flush().map_err(malformed)? {
-        sender.send(Ok(batch)).await.map_err(|_| Error::Stopped)?;
+        sender.send(Ok(batch)).await.map_err(|_| unwanted(action))?;
     }
     Ok(())
 }
 
+/// Nobody reads any more; so nobody reads this error either.
+fn unwanted(action: &str) -> StoreError {
+    StoreError::away(action, "the reader is gone")
+}
+
 /// The error of a query, with what to do about it.
-fn failed(action: &str, error: &sqlx::Error) -> Error {
+pub(super) fn failed(action: &str, error: &sqlx::Error) -> StoreError {
     let code = error.as_database_error().and_then(|e| e.code());
     let hint = match code.as_deref() {
         Some("42P01" | "42703" | "3F000") => {
@@ -226,5 +254,28 @@ fn failed(action: &str, error: &sqlx::Error) -> Error {
         Some(_) => "see the log of Postgres",
         None => "is the server running, and is `postgres_url` right?",
     };
-    Error::postgres(action, format!("{error}; {hint}"))
+    let (action, reason) = (action.to_string(), format!("{error}; {hint}"));
+    if is_refusal(error, code.as_deref()) {
+        StoreError::Refused { action, reason, sqlstate: code.map(|code| code.into_owned()) }
+    } else {
+        StoreError::Away { action, reason }
+    }
+}
+
+/// Whether the same question would be answered so again: of what Postgres says, a wrong value (class 22), a
+/// missing right, table or column (42, 3F), and what it can't do (0A, 21, 54). All else is about the server,
+/// the connection or the moment.
+fn is_refusal(error: &sqlx::Error, code: Option<&str>) -> bool {
+    match code {
+        Some(code) => ["22", "42", "3F", "0A", "21", "54"].iter().any(|class| code.starts_with(class)),
+        None => matches!(
+            error,
+            sqlx::Error::Decode(_)
+                | sqlx::Error::ColumnDecode { .. }
+                | sqlx::Error::ColumnNotFound(_)
+                | sqlx::Error::ColumnIndexOutOfBounds { .. }
+                | sqlx::Error::Encode(_)
+                | sqlx::Error::TypeNotFound { .. }
+        ),
+    }
 }

@@ -5,17 +5,26 @@ mod changes;
 mod held;
 mod index;
 mod load;
+mod memory;
 mod migrations;
+mod postgres;
+mod reader;
 mod schema;
+mod store;
 mod table;
+mod version;
 
 #[cfg(test)]
 mod tests;
 
-pub use changes::{ANYTHING, CHANNEL, listen};
+pub use changes::CHANNEL;
 pub use held::References;
 pub use index::KeyIndex;
-pub use load::{load, lookup, stream};
+pub use memory::{Fault, MemoryStore};
 pub use migrations::tables_of_migrations;
-pub use schema::{TableDef, describe};
+pub use postgres::PostgresStore;
+pub use reader::{Health, HealthReader, Pace, ReferenceReader};
+pub use schema::TableDef;
+pub use store::{ANYTHING, NoStore, ReferenceStore, StoreError};
 pub use table::PgTable;
+pub use version::{ReferenceTable, Version, Wanted};

@@ -6,10 +6,8 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use sqlx::{PgPool, Row};
 
-use crate::error::{Error, Result};
-
-/// Precision and scale of a `numeric` that declares none.
-const NUMERIC_DEFAULT: (u8, i8) = (38, 10);
+use super::load::failed;
+use super::store::StoreError;
 
 /// Postgres's own offset in the type modifier of `numeric`.
 pub(super) const TYPMOD_OFFSET: i32 = 4;
@@ -30,13 +28,9 @@ pub struct TableDef {
 
 /// Every table, partitioned table and view of a schema, by name. Partitions show in their parent, and the
 /// table in which migrations are noted is left out.
-pub async fn describe(pool: &PgPool, pg_schema: &str) -> Result<Vec<TableDef>> {
-    let failed = |e: sqlx::Error| {
-        Error::postgres(
-            format!("listing the tables of schema {pg_schema}"),
-            format!("{e}; check `postgres_schema` and the user's right to read pg_catalog"),
-        )
-    };
+pub async fn describe(pool: &PgPool, pg_schema: &str) -> Result<Vec<TableDef>, StoreError> {
+    let action = format!("listing the tables of schema {pg_schema}");
+    let failed = |e: sqlx::Error| failed(&action, &e);
     let rows = sqlx::query(
         "SELECT c.relname::text, a.attname::text, format_type(coalesce(b.oid, t.oid), NULL),
                 CASE WHEN b.oid IS NULL THEN a.atttypmod ELSE t.typtypmod END,
@@ -115,11 +109,11 @@ pub(super) fn arrow_type(type_name: &str, typmod: i32) -> DataType {
     }
 }
 
-/// A `numeric` that no 128-bit decimal holds is its text, which is exact.
+/// A `numeric` that no 128-bit decimal holds is its text, which is exact: so is one that declares no
+/// precision, since each of its values may have another number of digits.
 fn numeric_type(typmod: i32) -> DataType {
     if typmod < TYPMOD_OFFSET {
-        let (precision, scale) = NUMERIC_DEFAULT;
-        return DataType::Decimal128(precision, scale);
+        return DataType::Utf8;
     }
     let precision = (typmod - TYPMOD_OFFSET) >> 16;
     // The scale is a signed number of 11 bits.
@@ -132,10 +126,10 @@ fn numeric_type(typmod: i32) -> DataType {
 
 impl TableDef {
     /// A column's position, or an error that names the columns there are.
-    pub(super) fn index_of(&self, column: &str) -> Result<usize> {
+    pub(super) fn index_of(&self, column: &str) -> Result<usize, StoreError> {
         self.schema.index_of(column).map_err(|_| {
             let known: Vec<&str> = self.schema.fields().iter().map(|f| f.name().as_str()).collect();
-            Error::postgres(
+            StoreError::refused(
                 format!("reading table {}", self.name),
                 format!("it has no column {column}; it has {}", known.join(", ")),
             )

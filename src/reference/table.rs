@@ -82,14 +82,7 @@ impl PartitionStream for Scan {
         let _on = runtime.enter();
         let batches = load::stream(pool, pg_schema, def, &columns, self.limit)
             .unwrap_or_else(|e| stream::once(async { Err(e) }).boxed())
-            .map_err(into_datafusion);
+            .map_err(|e| DataFusionError::External(Box::new(Error::from(e))));
         Box::pin(RecordBatchStreamAdapter::new(self.schema.clone(), batches))
-    }
-}
-
-fn into_datafusion(error: Error) -> DataFusionError {
-    match error {
-        Error::DataFusion(e) => e,
-        e => DataFusionError::External(Box::new(e)),
     }
 }

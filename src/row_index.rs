@@ -1,0 +1,253 @@
+//! A set of rows, numbered as they came: each row's bytes lie side by side in one buffer, and a hash table
+//! finds their numbers. For the keys of reference tables and the primary keys that were seen.
+
+use std::hash::{BuildHasher, Hasher};
+
+use arrow::array::{Array, ArrayRef, AsArray, GenericStringArray, StringViewArray};
+use arrow::datatypes::DataType;
+use arrow::row::{RowConverter, Rows, SortField};
+use datafusion::common::resources_datafusion_err;
+use datafusion::error::Result;
+use hashbrown::hash_table::Entry;
+use hashbrown::{DefaultHashBuilder, HashTable};
+
+/// The bytes of a NULL among texts: no text has them, since they are not UTF-8.
+const NULL_TEXT: &[u8] = &[0xff];
+
+/// Rows of some columns, each of them once, numbered from 0.
+pub struct RowIndex {
+    encoder: Encoder,
+    bytes: Vec<u8>,
+    /// Of each row, where its bytes end.
+    ends: Vec<usize>,
+    numbers: HashTable<Slot>,
+    hash: DefaultHashBuilder,
+}
+
+/// An entry of the hash table. With the hash beside it, a growing table reads no rows.
+#[derive(Clone, Copy)]
+struct Slot {
+    hash: u32,
+    number: u32,
+}
+
+impl Slot {
+    /// The table needs 64 bits that differ at both ends.
+    fn spread(hash: u32) -> u64 {
+        u64::from(hash).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    }
+}
+
+enum Encoder {
+    /// One column of texts: its bytes as they are.
+    Text,
+    Rows(RowConverter),
+}
+
+/// Rows turned into bytes.
+pub struct Encoded(Bytes);
+
+enum Bytes {
+    Text(GenericStringArray<i32>),
+    LargeText(GenericStringArray<i64>),
+    TextView(StringViewArray),
+    Rows(Rows),
+}
+
+impl RowIndex {
+    /// An empty set of rows whose columns have these types.
+    pub fn new(types: &[DataType]) -> Result<Self> {
+        let encoder = match types {
+            [DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View] => Encoder::Text,
+            _ => Encoder::Rows(RowConverter::new(types.iter().cloned().map(SortField::new).collect())?),
+        };
+        Ok(RowIndex {
+            encoder,
+            bytes: Vec::new(),
+            ends: Vec::new(),
+            numbers: HashTable::new(),
+            hash: DefaultHashBuilder::default(),
+        })
+    }
+
+    /// Number of rows.
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    /// Bytes held.
+    pub fn size(&self) -> usize {
+        self.bytes.capacity() + self.ends.capacity() * size_of::<usize>() + self.numbers.allocation_size()
+    }
+
+    /// The rows of these columns as bytes.
+    pub fn encode(&self, columns: &[ArrayRef]) -> Result<Encoded> {
+        Ok(Encoded(match &self.encoder {
+            Encoder::Text => match columns[0].data_type() {
+                DataType::LargeUtf8 => Bytes::LargeText(columns[0].as_string::<i64>().clone()),
+                DataType::Utf8View => Bytes::TextView(columns[0].as_string_view().clone()),
+                _ => Bytes::Text(columns[0].as_string::<i32>().clone()),
+            },
+            Encoder::Rows(converter) => Bytes::Rows(converter.convert_columns(columns)?),
+        }))
+    }
+
+    /// The row's number, if it is there.
+    pub fn find(&self, row: &[u8]) -> Option<u32> {
+        let hash = self.hash_of(row);
+        let same = |slot: &Slot| slot.hash == hash && bytes_of(&self.bytes, &self.ends, slot.number) == row;
+        self.numbers.find(Slot::spread(hash), same).map(|slot| slot.number)
+    }
+
+    /// Adds the rows that are not there. `each` is told every row's position, its number, and whether it is
+    /// new, in their order.
+    pub fn insert(&mut self, rows: &Encoded, mut each: impl FnMut(usize, u32, bool)) -> Result<()> {
+        // All hashes first: the processor then has several cache misses of the table under way at once.
+        let hashes: Vec<u32> = (0..rows.len()).map(|i| self.hash_of(rows.row(i))).collect();
+        for (i, hash) in hashes.into_iter().enumerate() {
+            let (number, is_new) = self.insert_row(rows.row(i), hash)?;
+            each(i, number, is_new);
+        }
+        Ok(())
+    }
+
+    /// Adds the rows of another set of the same columns.
+    pub fn extend(&mut self, other: &RowIndex) -> Result<()> {
+        self.numbers.reserve(other.len(), |slot| Slot::spread(slot.hash));
+        for number in 0..other.len() as u32 {
+            let row = bytes_of(&other.bytes, &other.ends, number);
+            let hash = self.hash_of(row);
+            self.insert_row(row, hash)?;
+        }
+        Ok(())
+    }
+
+    /// Gives back what a growing buffer has allocated too much.
+    pub fn shrink(&mut self) {
+        self.bytes.shrink_to_fit();
+        self.ends.shrink_to_fit();
+    }
+
+    fn insert_row(&mut self, row: &[u8], hash: u32) -> Result<(u32, bool)> {
+        let RowIndex { bytes, ends, numbers, .. } = self;
+        let same = |slot: &Slot| slot.hash == hash && bytes_of(bytes, ends, slot.number) == row;
+        match numbers.entry(Slot::spread(hash), same, |slot| Slot::spread(slot.hash)) {
+            Entry::Occupied(entry) => Ok((entry.get().number, false)),
+            Entry::Vacant(entry) => {
+                let number = u32::try_from(ends.len())
+                    .map_err(|_| resources_datafusion_err!("more than {} different keys", u32::MAX))?;
+                bytes.extend_from_slice(row);
+                ends.push(bytes.len());
+                entry.insert(Slot { hash, number });
+                Ok((number, true))
+            }
+        }
+    }
+
+    fn hash_of(&self, row: &[u8]) -> u32 {
+        let mut hasher = self.hash.build_hasher();
+        hasher.write(row);
+        (hasher.finish() >> 32) as u32
+    }
+}
+
+fn bytes_of<'a>(bytes: &'a [u8], ends: &[usize], number: u32) -> &'a [u8] {
+    let number = number as usize;
+    let start = if number == 0 { 0 } else { ends[number - 1] };
+    &bytes[start..ends[number]]
+}
+
+impl Encoded {
+    /// Number of rows.
+    pub fn len(&self) -> usize {
+        match &self.0 {
+            Bytes::Text(texts) => texts.len(),
+            Bytes::LargeText(texts) => texts.len(),
+            Bytes::TextView(texts) => texts.len(),
+            Bytes::Rows(rows) => rows.num_rows(),
+        }
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The bytes of one.
+    pub fn row(&self, i: usize) -> &[u8] {
+        let text = match &self.0 {
+            Bytes::Text(texts) if texts.is_valid(i) => texts.value(i),
+            Bytes::LargeText(texts) if texts.is_valid(i) => texts.value(i),
+            Bytes::TextView(texts) if texts.is_valid(i) => texts.value(i),
+            Bytes::Rows(rows) => return rows.row(i).data(),
+            _ => return NULL_TEXT,
+        };
+        text.as_bytes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{Int64Array, LargeStringArray, StringArray};
+
+    use super::*;
+
+    fn numbers(index: &mut RowIndex, columns: &[ArrayRef]) -> Vec<(u32, bool)> {
+        let mut seen = Vec::new();
+        let rows = index.encode(columns).unwrap();
+        index
+            .insert(&rows, |i, number, is_new| {
+                assert_eq!(i, seen.len());
+                seen.push((number, is_new));
+            })
+            .unwrap();
+        seen
+    }
+
+    #[test]
+    fn equal_texts_have_one_number_whatever_their_array() {
+        let mut index = RowIndex::new(&[DataType::Utf8]).unwrap();
+        let texts = vec![Some("b"), None, Some(""), Some("b"), None];
+        let first: ArrayRef = Arc::new(StringArray::from(texts.clone()));
+        assert_eq!(numbers(&mut index, &[first]), [(0, true), (1, true), (2, true), (0, false), (1, false)]);
+        let large: ArrayRef = Arc::new(LargeStringArray::from(texts.clone()));
+        let view: ArrayRef = Arc::new(StringViewArray::from(texts));
+        for again in [large, view] {
+            assert_eq!(
+                numbers(&mut index, &[again]).iter().map(|(n, _)| *n).collect::<Vec<_>>(),
+                [0, 1, 2, 0, 1]
+            );
+        }
+        assert_eq!(index.len(), 3);
+    }
+
+    #[test]
+    fn rows_of_several_columns_are_found_again_after_the_table_has_grown() {
+        let types = [DataType::Utf8, DataType::Int64];
+        let mut index = RowIndex::new(&types).unwrap();
+        let columns = |from: i64, to: i64| -> Vec<ArrayRef> {
+            let texts = StringArray::from_iter_values((from..to).map(|i| format!("k{}", i % 7)));
+            vec![Arc::new(texts), Arc::new(Int64Array::from_iter_values(from..to))]
+        };
+        for from in (0..10_000).step_by(1000) {
+            let new = numbers(&mut index, &columns(from, from + 1000));
+            assert!(new.iter().enumerate().all(|(i, n)| *n == (from as u32 + i as u32, true)));
+        }
+        let rows = index.encode(&columns(0, 10_000)).unwrap();
+        assert!((0..10_000).all(|i| index.find(rows.row(i)) == Some(i as u32)));
+        let strangers = index.encode(&columns(10_000, 10_100)).unwrap();
+        assert!((0..100).all(|i| index.find(strangers.row(i)).is_none()));
+        let mut both = RowIndex::new(&types).unwrap();
+        numbers(&mut both, &columns(9_990, 10_010));
+        both.extend(&index).unwrap();
+        assert_eq!(both.len(), 10_010);
+        assert!(both.size() >= both.len() * 12, "the size is that of the rows at least");
+    }
+}
