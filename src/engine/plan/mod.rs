@@ -1,19 +1,23 @@
 //! Builds an [`Engine`] from a [`Catalog`]: plans each view once, in the order of their dependencies, and
 //! refuses what can't be kept up to date.
 
+mod identity;
+mod keys;
+mod order;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use arrow::datatypes::{Schema, SchemaRef};
+use arrow::datatypes::SchemaRef;
 use datafusion::catalog::MemorySchemaProvider;
 use datafusion::catalog::view::ViewTable;
-use datafusion::common::tree_node::TreeNode;
-use datafusion::common::{Dependency, TableReference};
-use datafusion::error::DataFusionError;
+use datafusion::common::TableReference;
 use datafusion::logical_expr::LogicalPlan;
-use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::Statement;
 
+use self::identity::{fingerprint, shared_table};
+use self::keys::{inferred_key, is_same_key, output_schema};
+use self::order::in_dependency_order;
 use super::aggregate::{AggregateState, Lifetime};
 use super::below::Below;
 use super::bound;
@@ -27,7 +31,7 @@ use super::view::{Ring, ViewInfo, ViewRows};
 use super::watermark::Watermark;
 use super::windows::{self, Sessions};
 use super::{Engine, Finish, Stateful, View, Work};
-use crate::catalog::{Catalog, Mode, Place, RuleKind, ViewDef};
+use crate::catalog::{Catalog, Mode, RuleKind, ViewDef};
 use crate::error::{Error, Result};
 
 impl Engine {
@@ -398,116 +402,4 @@ impl Engine {
 
 fn indent(text: &str) -> String {
     text.lines().map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n")
-}
-
-/// Equal nodes have equal texts. Held rows are shared only by views that hold the same number.
-fn fingerprint(plan: &LogicalPlan, def: &ViewDef) -> String {
-    let hold = if matches!(plan, LogicalPlan::Aggregate(_)) { None } else { def.hold };
-    format!("{}\n{hold:?}", plan.display_indent_schema())
-}
-
-/// The table of an equal node that is there already, or a new one.
-fn shared_table(
-    node: &LogicalPlan,
-    def: &ViewDef,
-    found: &mut Vec<(String, Arc<SlotTable>)>,
-) -> Arc<SlotTable> {
-    let print = fingerprint(node, def);
-    if let Some((_, table)) = found.iter().find(|(known, _)| *known == print) {
-        return Arc::clone(table);
-    }
-    let kind = if matches!(node, LogicalPlan::Aggregate(_)) { "aggregate" } else { "held" };
-    let name = format!("{kind}_{}", found.len());
-    let table = SlotTable::new(name, Kind::State, split::positional_schema(node));
-    found.push((print, Arc::clone(&table)));
-    table
-}
-
-/// Whether a declared key is the one that GROUP BY makes, in any order: then it can't be ambiguous.
-fn is_same_key(declared: &[String], found: &[String]) -> bool {
-    let set = |key: &[String]| key.iter().cloned().collect::<BTreeSet<_>>();
-    set(declared) == set(found)
-}
-
-/// Columns that tell the view's rows apart, as DataFusion derives them from GROUP BY; none if it can't.
-fn inferred_key(plan: &LogicalPlan, schema: &SchemaRef) -> Result<Vec<String>> {
-    // An unnested row stands for several, which the derivation does not know.
-    if plan.exists(|node| Ok(matches!(node, LogicalPlan::Unnest(_) | LogicalPlan::RecursiveQuery(_))))? {
-        return Ok(Vec::new());
-    }
-    let columns = schema.fields().len();
-    let determines_all = plan.schema().functional_dependencies().iter().filter(|dependency| {
-        dependency.mode == Dependency::Single
-            && !dependency.source_indices.is_empty()
-            && (0..columns)
-                .all(|i| dependency.target_indices.contains(&i) || dependency.source_indices.contains(&i))
-    });
-    let shortest = determines_all.min_by_key(|dependency| dependency.source_indices.len());
-    let names = shortest.map(|dependency| {
-        dependency.source_indices.iter().map(|i| schema.field(*i).name().clone()).collect::<Vec<_>>()
-    });
-    Ok(names.unwrap_or_default())
-}
-
-/// The view's columns; each must have a name of its own, since rows leave as JSON objects.
-fn output_schema(def: &ViewDef, plan: &LogicalPlan) -> Result<SchemaRef> {
-    let fields = plan.schema().fields();
-    let mut names = BTreeSet::new();
-    for field in fields {
-        if !names.insert(field.name()) {
-            return Err(def
-                .place
-                .error(format!("two columns are named `{}`; name one of them with AS", field.name())));
-        }
-    }
-    if let Some(missing) = def.key.iter().find(|key| !names.contains(key)) {
-        let known = names.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", ");
-        return Err(def.place.error(format!("key `{missing}` is no column of the view; it has {known}")));
-    }
-    let nullable = fields.iter().map(|field| field.as_ref().clone().with_nullable(true));
-    Ok(Arc::new(Schema::new(nullable.collect::<Vec<_>>())))
-}
-
-/// Names of all views, each after those it reads, and with them.
-type Ordered = Vec<(String, BTreeSet<String>)>;
-
-fn in_dependency_order(catalog: &Catalog, session: &SessionContext) -> Result<Ordered> {
-    let mut order = Vec::new();
-    for name in catalog.views.keys() {
-        visit(name, catalog, session, &mut Vec::new(), &mut order)?;
-    }
-    Ok(order)
-}
-
-fn visit(
-    name: &str,
-    catalog: &Catalog,
-    session: &SessionContext,
-    path: &mut Vec<String>,
-    order: &mut Ordered,
-) -> Result<()> {
-    if order.iter().any(|(done, _)| done == name) {
-        return Ok(());
-    }
-    let view = &catalog.views[name];
-    if let Some(start) = path.iter().position(|above| above == name) {
-        return Err(view
-            .place
-            .error(format!("views read each other in a circle: {} → {name}", path[start..].join(" → "))));
-    }
-    path.push(name.to_string());
-    let explain = |place: &Place, e: DataFusionError| place.explain(e);
-    let mut query = view.query.clone();
-    windows::rewrite(&mut query, Sessions::Incremental).map_err(|e| explain(&view.place, e))?;
-    let references = session.state().resolve_table_references(&query).map_err(|e| explain(&view.place, e))?;
-    let mut reads = BTreeSet::new();
-    for reference in references {
-        if reference.schema().is_none() && catalog.views.contains_key(reference.table()) {
-            visit(reference.table(), catalog, session, path, order)?;
-            reads.insert(reference.table().to_string());
-        }
-    }
-    path.pop();
-    order.push((name.to_string(), reads));
-    Ok(())
 }
