@@ -1,6 +1,6 @@
 //! Small helpers over record batches that several layers need.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::datatypes::{Schema, SchemaRef};
@@ -24,4 +24,25 @@ pub fn project(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
 /// An empty batch of `schema`.
 pub fn empty(schema: &Schema) -> RecordBatch {
     RecordBatch::new_empty(Arc::new(schema.clone()))
+}
+
+/// A value that is only ever used by its owner, shared or not: it makes what is `Send` also `Sync`.
+#[derive(Debug)]
+pub struct Owned<T: ?Sized>(Mutex<T>);
+
+impl<T> Owned<T> {
+    /// Takes a value.
+    pub fn new(value: T) -> Self {
+        Owned(Mutex::new(value))
+    }
+
+    /// The value, to change.
+    pub fn get_mut(&mut self) -> &mut T {
+        self.0.get_mut().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads from the value.
+    pub fn read<R>(&self, read: impl FnOnce(&T) -> R) -> R {
+        read(&self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }

@@ -8,6 +8,7 @@ pub mod batches;
 pub mod clients;
 pub mod config;
 pub mod error;
+pub mod guard;
 pub mod row_index;
 pub mod shutdown;
 

@@ -288,8 +288,7 @@ impl Pipeline {
             }
         }
         let references = self.references.borrow().clone();
-        let (judged, refused) =
-            block_in_place(|| source.rules.judge(decoded, &|message| batch.origin(message), &references))?;
+        let (judged, refused) = block_in_place(|| source.rules.judge(decoded, &references))?;
         rejects.extend(refused);
         for reject in &rejects {
             source.progress.rejected(&reject.rule);
@@ -307,6 +306,12 @@ impl Pipeline {
             source.progress.late(view);
             let late = Reject::late(judged.messages[*row as usize], view);
             source.write_dead_letter(&self.sink, batch, &late)?;
+        }
+        for error in &applied.errors {
+            if let Some(row) = error.row {
+                let reject = Reject::of_view(judged.messages[row as usize], &error.view, &error.reason);
+                source.write_dead_letter(&self.sink, batch, &reject)?;
+            }
         }
         changes.extend(applied.changes);
         self.check_state()?;

@@ -21,7 +21,6 @@ use crate::engine::{Engine, ViewChange, session};
 use crate::error::{Error, Result};
 use crate::queries::QueryFile;
 use crate::reference::KeyIndex;
-use crate::source::Origin;
 
 /// Rows of a CSV file that are looked at for its columns' types, as DataFusion does.
 const INFER_ROWS: usize = 1000;
@@ -113,7 +112,7 @@ impl Replay {
         }
         let schemas: Vec<_> =
             tables.iter().map(|table| (table.name.clone(), Arc::clone(&table.schema))).collect();
-        let engine = Engine::plan(&catalog, &schemas).await?;
+        let mut engine = Engine::plan(&catalog, &schemas).await?;
         for table in &tables {
             engine.set_reference(&table.name, table.batches.clone());
         }
@@ -138,15 +137,18 @@ impl Replay {
             return Err(Error::Config(format!("there is no source {source}")));
         };
         self.epoch += 1;
-        // A line has no timestamp.
-        let of_line = |line: u32| Origin { offset: line.into(), ..Origin::default() };
         let (decoded, mut rejects) = known.decoder.decode(lines)?;
         let (Decoded { rows, messages }, refused) =
-            block_in_place(|| known.rules.judge(decoded, &of_line, &self.keys))?;
+            block_in_place(|| known.rules.judge(decoded, &self.keys))?;
         rejects.extend(refused);
         let applied = self.engine.apply(source, rows, None).await?;
         let late = |(row, view): &(u32, String)| Reject::late(messages[*row as usize], view);
         rejects.extend(applied.late.iter().map(late));
+        let errors = applied.errors.iter();
+        rejects.extend(errors.filter_map(|error| {
+            let message = messages[error.row? as usize];
+            Some(Reject::of_view(message, &error.view, &error.reason))
+        }));
         rejects.sort_by_key(|reject| reject.message);
         Ok(Outcome { epoch: self.epoch, changes: applied.changes, rejects })
     }
@@ -213,7 +215,7 @@ pub async fn replay(
             let outcome = replay.feed(&input.source, &messages).await?;
             received += lines.len();
             for reject in &outcome.rejects {
-                rejected += usize::from(reject.rule != "late");
+                rejected += usize::from(reject.is_rejected());
                 let line = numbers[reject.message as usize];
                 let text = format!("{}:{line}: {}: {}\n", input.path.display(), reject.rule, reject.reason);
                 write_all(errors, text.as_bytes())?;

@@ -1,8 +1,6 @@
 //! Bytes of messages → rows of a source, and the judgement which of them keep its rules.
 
-mod check;
 mod column;
-mod future;
 mod json;
 mod nested;
 mod number;
@@ -11,7 +9,6 @@ mod object;
 mod oracle;
 mod rules;
 mod scan;
-mod seen;
 #[cfg(test)]
 mod tests;
 mod time;
@@ -56,8 +53,7 @@ pub struct Decoded {
 pub struct Reject {
     /// Its position in the batch of messages.
     pub message: u32,
-    /// Name of the rule that it broke; `json` if it could not be decoded; `future` if its event time is too far
-    /// ahead; `late` if only a view left it out.
+    /// Name of the rule that it broke; `json` if it could not be decoded; `late` if only a view left it out.
     pub rule: String,
     /// Why, for a person.
     pub reason: String,
@@ -68,5 +64,16 @@ impl Reject {
     pub fn late(message: u32, view: &str) -> Reject {
         let reason = format!("came after its group in view {view} was final; other views counted it");
         Reject { message, rule: "late".into(), reason }
+    }
+
+    /// A message whose row an expression of `view` could not take.
+    pub fn of_view(message: u32, view: &str, reason: &str) -> Reject {
+        let reason = format!("view {view} goes on without it: {reason}; other views counted it");
+        Reject { message, rule: format!("error({view})"), reason }
+    }
+
+    /// Whether the source does not count it. Otherwise only a view has left it out.
+    pub fn is_rejected(&self) -> bool {
+        self.rule != "late" && !self.rule.starts_with("error(")
     }
 }

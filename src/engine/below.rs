@@ -1,4 +1,4 @@
-//! What runs on the rows of one micro-batch: an ordinary plan over a stream's slot, kept from batch to batch.
+//! What runs on the rows of one micro-batch: an ordinary plan, kept from batch to batch.
 
 use std::sync::Arc;
 
@@ -12,8 +12,9 @@ use datafusion::physical_plan::joins::HashJoinExec;
 use datafusion::physical_plan::{ExecutionPlan, collect_partitioned};
 
 use super::slot::{Kind, SlotExec};
+use crate::guard;
 
-/// A plan that runs again and again on what its stream's slot holds.
+/// A plan that runs again and again, each time on other rows.
 #[derive(Debug)]
 pub struct Below {
     plan: Arc<dyn ExecutionPlan>,
@@ -37,14 +38,14 @@ impl Below {
         self.reusable
     }
 
-    /// Its rows for the present micro-batch, always in the same order.
+    /// Its rows for the micro-batch of `context`, always in the same order. A panic in a function is an error.
     pub async fn run(&mut self, context: Arc<TaskContext>) -> Result<RecordBatch> {
         if !self.reusable {
             self.reset()?;
         }
         // Partition by partition, as those of a UNION ALL: as they come they would be in no order.
-        let batches = collect_partitioned(Arc::clone(&self.plan), context).await?.concat();
-        Ok(concat_batches(&self.plan.schema(), &batches)?)
+        let batches = guard::catch_async(collect_partitioned(Arc::clone(&self.plan), context)).await?;
+        Ok(concat_batches(&self.plan.schema(), &batches.concat())?)
     }
 
     /// Forgets what it has cached of the reference tables.

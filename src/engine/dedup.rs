@@ -11,10 +11,23 @@ use datafusion::logical_expr::EmitTo;
 use datafusion::physical_plan::aggregates::group_values::{GroupValues, new_group_values};
 use datafusion::physical_plan::aggregates::order::GroupOrdering;
 
+use crate::batches::Owned;
+
 /// A set of (group, value).
 pub struct Dedup {
     schema: SchemaRef,
-    seen: Box<dyn GroupValues>,
+    seen: Owned<Box<dyn GroupValues>>,
+    /// Of each number of a value, whether it is in the set: one that was given to a row that failed is not.
+    counted: Vec<Counted>,
+    /// Numbers of the values that the prepared rows bring.
+    prepared: Vec<usize>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Counted {
+    No,
+    Prepared,
+    Yes,
 }
 
 impl Dedup {
@@ -24,7 +37,8 @@ impl Dedup {
             Field::new("group", DataType::UInt32, false),
             Field::new("value", data_type, true),
         ]));
-        Ok(Dedup { seen: new_group_values(Arc::clone(&schema), &GroupOrdering::None)?, schema })
+        let seen = new_group_values(Arc::clone(&schema), &GroupOrdering::None)?;
+        Ok(Dedup { seen: Owned::new(seen), schema, counted: Vec::new(), prepared: Vec::new() })
     }
 
     /// True for each row that brings its group a new value; only rows that `filter` keeps count.
@@ -44,34 +58,58 @@ impl Dedup {
         let rows = UInt32Array::from_iter_values(candidates.iter().map(|row| *row as u32));
         let values = arrow::compute::take(values, &rows, None)?;
         let group = UInt32Array::from_iter_values(candidates.iter().map(|row| groups[positions[*row]]));
-        let mut next = self.seen.len();
         let mut ids = Vec::with_capacity(candidates.len());
-        self.seen.intern(&[Arc::new(group), values], &mut ids)?;
+        let seen = self.seen.get_mut();
+        seen.intern(&[Arc::new(group), values], &mut ids)?;
+        self.counted.resize(seen.len(), Counted::No);
         let mut first = vec![false; positions.len()];
-        // New values get the next number, in the order of their first rows.
         for (row, id) in candidates.into_iter().zip(ids) {
-            first[row] = id == next;
-            next += usize::from(id == next);
+            if self.counted[id] == Counted::No {
+                self.counted[id] = Counted::Prepared;
+                self.prepared.push(id);
+                first[row] = true;
+            }
         }
         Ok(BooleanArray::from(first))
     }
 
+    /// What was seen since the last call is in the set.
+    pub fn commit(&mut self) {
+        for id in self.prepared.drain(..) {
+            self.counted[id] = Counted::Yes;
+        }
+    }
+
+    /// What was seen and does not count is not in the set.
+    pub fn discard(&mut self) {
+        for id in self.prepared.drain(..) {
+            self.counted[id] = Counted::No;
+        }
+    }
+
     /// Gives the groups their new numbers and forgets those without one, `u32::MAX`.
     pub fn renumber(&mut self, number: &[u32]) -> Result<()> {
-        let columns = self.seen.emit(EmitTo::All)?;
+        let columns = self.seen.get_mut().emit(EmitTo::All)?;
         let groups = columns[0].as_primitive::<UInt32Type>();
-        let groups: UInt32Array = groups.unary(|group| number[group as usize]);
-        let living = BooleanArray::from_iter(groups.values().iter().map(|group| Some(*group != u32::MAX)));
-        self.seen = new_group_values(Arc::clone(&self.schema), &GroupOrdering::None)?;
+        let counted = std::mem::take(&mut self.counted);
+        let living = |(id, group): (usize, &u32)| {
+            let number = number.get(*group as usize).copied().unwrap_or(u32::MAX);
+            (counted.get(id) == Some(&Counted::Yes)).then_some(number).filter(|number| *number != u32::MAX)
+        };
+        let numbers: Vec<Option<u32>> = groups.values().iter().enumerate().map(living).collect();
+        let living = BooleanArray::from_iter(numbers.iter().map(|number| Some(number.is_some())));
+        let mut seen = new_group_values(Arc::clone(&self.schema), &GroupOrdering::None)?;
         if living.true_count() > 0 {
-            let columns = [filter(&groups, &living)?, filter(&columns[1], &living)?];
-            self.seen.intern(&columns, &mut Vec::new())?;
+            let groups: UInt32Array = numbers.into_iter().flatten().map(Some).collect();
+            seen.intern(&[Arc::new(groups), filter(&columns[1], &living)?], &mut Vec::new())?;
         }
+        self.counted = vec![Counted::Yes; seen.len()];
+        self.seen = Owned::new(seen);
         Ok(())
     }
 
     /// Bytes held.
     pub fn bytes(&self) -> usize {
-        self.seen.size()
+        self.seen.read(|seen| seen.size()) + self.counted.len()
     }
 }

@@ -7,21 +7,21 @@ use arrow::array::{Array, AsArray, BooleanArray, RecordBatch};
 use arrow::compute::{concat_batches, filter_record_batch};
 use arrow::datatypes::{Int64Type, SchemaRef};
 use async_trait::async_trait;
+use datafusion::common::internal_err;
 use datafusion::error::Result;
 use datafusion::execution::TaskContext;
 
 use super::below::Below;
-use super::node::{Delta, Groups, Node};
+use super::delta::Delta;
+use super::node::{Groups, Node};
 use super::slot::{TIME, is_hidden};
 use crate::batches::empty;
 use crate::catalog::Hold;
-use crate::error::{self, Error};
+use crate::guard;
 
 /// The rows of one stream, less columns and rows that the view does not need.
 #[derive(Debug)]
 pub struct HeldRows {
-    /// The view that says how many, and where: for the error at the limit.
-    holder: String,
     below: Below,
     schema: SchemaRef,
     hold: Hold,
@@ -29,27 +29,38 @@ pub struct HeldRows {
     /// Position of the event time among the columns of `batches`, which have it last.
     time: Option<usize>,
     rows: usize,
+    prepared: Option<RecordBatch>,
+    /// Rows up to this event time were let go at the limit: those held are complete once it is out of
+    /// `hold.duration`, and never without one.
+    lost_until: Option<i64>,
 }
 
 impl HeldRows {
     /// Holds the rows of `below`, as rows of `schema` in the finishing plan.
-    pub fn new(holder: String, below: Below, schema: SchemaRef, hold: Hold) -> Result<Self> {
+    pub fn new(below: Below, schema: SchemaRef, hold: Hold) -> Result<Self> {
         let time = match hold.duration {
             Some(_) => Some(below.schema().index_of(TIME)?),
             None => None,
         };
-        Ok(HeldRows { holder, below, schema, hold, batches: Vec::new(), time, rows: 0 })
+        let (batches, prepared) = (Vec::new(), None);
+        Ok(HeldRows { below, schema, hold, batches, time, rows: 0, prepared, lost_until: None })
     }
 
-    fn check_limit(&self) -> error::Result<()> {
-        if self.rows <= self.hold.rows {
-            return Ok(());
+    /// At the limit all rows go: an answer over some of them would be wrong.
+    fn enforce_limit(&mut self, oldest: i64) {
+        if self.lost_until.is_some_and(|lost| lost < oldest) {
+            self.lost_until = None;
         }
-        Err(Error::Limit(format!(
-            "{} must hold more than its hold_rows = {} rows of the stream; allow more, or let old ones \
-             go with hold_for, or ask for an aggregate, which holds no rows",
-            self.holder, self.hold.rows
-        )))
+        if self.rows <= self.hold.rows {
+            return;
+        }
+        let newest = |time: usize| {
+            let times = self.batches.iter().map(|batch| batch.column(time).as_primitive::<Int64Type>());
+            times.flat_map(|times| times.iter()).map(|time| time.unwrap_or(i64::MAX)).max()
+        };
+        self.lost_until = self.lost_until.max(Some(self.time.and_then(newest).unwrap_or(i64::MAX)));
+        self.batches.clear();
+        self.rows = 0;
     }
 
     fn visible(&self, batch: &RecordBatch) -> Result<RecordBatch> {
@@ -63,30 +74,35 @@ impl HeldRows {
 
 #[async_trait]
 impl Node for HeldRows {
-    async fn apply(&mut self, context: Arc<TaskContext>) -> error::Result<Delta> {
-        let rows = self.below.run(context).await?;
-        self.rows += rows.num_rows();
-        // With a duration, old rows go first: see `evict`.
-        if self.hold.duration.is_none() {
-            self.check_limit()?;
-        }
+    async fn prepare(&mut self, context: Arc<TaskContext>) -> Result<()> {
+        self.prepared = None;
+        self.prepared = Some(self.below.run(context).await?);
+        Ok(())
+    }
+
+    fn commit(&mut self) -> Result<Delta> {
+        let Some(rows) = self.prepared.take() else { return internal_err!("nothing was prepared") };
         let after = self.visible(&rows)?;
         if rows.num_rows() > 0 {
+            self.rows += rows.num_rows();
             self.batches.push(rows);
         }
         // Many small batches would cost more each time they are read.
         while let [.., before, last] = self.batches.as_slice()
             && last.num_rows() * 2 >= before.num_rows()
+            && let Ok(merged) = guard::catch(|| Ok(concat_batches(&before.schema(), [before, last])?))
         {
-            let merged = concat_batches(&before.schema(), [before, last])?;
             self.batches.truncate(self.batches.len() - 2);
             self.batches.push(merged);
         }
         Ok(Delta { before: empty(&self.schema), after, late: Vec::new() })
     }
 
-    fn evict(&mut self, watermark: i64) -> error::Result<Option<RecordBatch>> {
-        let (Some(duration), Some(time)) = (self.hold.duration, self.time) else { return Ok(None) };
+    fn evict(&mut self, watermark: i64) -> Result<Option<RecordBatch>> {
+        let (Some(duration), Some(time)) = (self.hold.duration, self.time) else {
+            self.enforce_limit(i64::MIN);
+            return Ok(None);
+        };
         let oldest = watermark.saturating_sub(duration);
         let mut evicted = false;
         for batch in &mut self.batches {
@@ -101,7 +117,7 @@ impl Node for HeldRows {
             evicted = true;
         }
         self.batches.retain(|batch| batch.num_rows() > 0);
-        self.check_limit()?;
+        self.enforce_limit(oldest);
         Ok(evicted.then(|| empty(&self.schema)))
     }
 
@@ -120,6 +136,23 @@ impl Node for HeldRows {
 
     fn bytes(&self) -> usize {
         self.batches.iter().map(RecordBatch::get_array_memory_size).sum()
+    }
+
+    fn key_columns(&self) -> Option<usize> {
+        None
+    }
+
+    fn incomplete(&self) -> Option<String> {
+        self.lost_until?;
+        let again = match self.hold.duration {
+            Some(_) => "; it comes back once they are older than hold_for",
+            None => "",
+        };
+        Some(format!(
+            "it needs more than its hold_rows = {} rows of the stream{again}; allow more, or let old ones go with \
+             hold_for, or ask for an aggregate, which holds no rows",
+            self.hold.rows
+        ))
     }
 
     fn bounds_time(&self) -> bool {

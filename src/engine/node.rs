@@ -1,40 +1,37 @@
 //! Stateful nodes: what a view remembers of the rows it has seen. One file for each kind; here, what all
-//! of them can do.
+//! of them can do, and how a micro-batch is given to one.
 
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
-use datafusion::error::Result;
+use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::TaskContext;
 
-use crate::error;
-
-/// What a micro-batch changed in a node. All batches have the columns of the node's rows (`c0, c1, …`).
-#[derive(Debug)]
-pub struct Delta {
-    /// The touched rows as they were; those that are new are not among them.
-    pub before: RecordBatch,
-    /// The touched rows as they are.
-    pub after: RecordBatch,
-    /// Positions in the micro-batch of rows that came too late for their group.
-    pub late: Vec<u32>,
-}
+use super::delta::{self, Delta};
+use super::slot::{Inputs, Runner, SlotTable};
 
 /// The rows of a node as they were at some time.
 pub trait Groups: Send + Sync + std::fmt::Debug {
+    /// Number of rows that were ever there: reading them costs as much.
+    fn len(&self) -> usize;
+
     /// All of them, with the columns of the node's rows.
     fn rows(&self) -> Result<RecordBatch>;
 }
 
-/// A node of a view's plan that keeps state.
+/// A node of a view's plan that keeps state. A micro-batch is added in two steps: `prepare` runs every
+/// expression and may fail; `commit` makes what was prepared count.
 #[async_trait]
-pub trait Node: Send {
-    /// Adds the micro-batch that the stream's slot holds.
-    async fn apply(&mut self, context: Arc<TaskContext>) -> error::Result<Delta>;
+pub trait Node: Send + Sync {
+    /// Prepares the rows of a run. Nothing that was prepared before and not committed is left.
+    async fn prepare(&mut self, context: Arc<TaskContext>) -> Result<()>;
+
+    /// Makes the prepared rows count. Without any, nothing changes.
+    fn commit(&mut self) -> Result<Delta>;
 
     /// Frees what the watermark, in nanoseconds since 1970, has made final; its rows, if there are any.
-    fn evict(&mut self, watermark: i64) -> error::Result<Option<RecordBatch>>;
+    fn evict(&mut self, watermark: i64) -> Result<Option<RecordBatch>>;
 
     /// All rows that are not evicted, in the order in which they were first seen.
     fn rows(&self) -> Result<RecordBatch>;
@@ -49,6 +46,14 @@ pub trait Node: Send {
     /// Bytes held.
     fn bytes(&self) -> usize;
 
+    /// How many leading columns of its rows tell them apart; none: rows only come.
+    fn key_columns(&self) -> Option<usize>;
+
+    /// Why the rows are not complete, while they are not: the views over them must not be shown.
+    fn incomplete(&self) -> Option<String> {
+        None
+    }
+
     /// Whether every row, once there, may go only by eviction: its group is final then.
     fn bounds_time(&self) -> bool;
 
@@ -58,4 +63,74 @@ pub trait Node: Send {
     #[cfg(test)]
     /// Whether the plan below keeps its hash tables from one micro-batch to the next.
     fn keeps_lookups(&self) -> bool;
+}
+
+/// A row that an expression could not take, by its position in the micro-batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RowError {
+    /// The position.
+    pub row: u32,
+    /// What the expression said.
+    pub reason: String,
+}
+
+/// Adds a micro-batch to a node. Rows that fail are found by halving the batch, and left out; the halves are
+/// committed from left to right, so that a row fails or not by what came before it, whatever the cut.
+///
+/// # Errors
+/// If no row at all could be added, since what fails is not a row: a reference table's, for example.
+pub async fn add(
+    node: &mut dyn Node,
+    table: &SlotTable,
+    rows: &RecordBatch,
+    runner: &Runner,
+    inputs: &Inputs,
+) -> Result<(Delta, Vec<RowError>)> {
+    let context = |rows: RecordBatch| runner.context(inputs.clone().with(table, vec![rows]));
+    let Err(error) = node.prepare(context(rows.clone())).await else {
+        return Ok((node.commit()?, Vec::new()));
+    };
+    // A join may have kept the error of its other side.
+    let nothing = rows.slice(0, 0);
+    if node.prepare(context(nothing.clone())).await.is_err() {
+        node.reset()?;
+        node.prepare(context(nothing)).await?;
+    }
+    let (mut deltas, mut errors) = (vec![node.commit()?], Vec::new());
+    let mut halves = split(0, rows.num_rows(), error, &mut errors);
+    while let Some((from, count)) = halves.pop() {
+        match node.prepare(context(rows.slice(from, count))).await {
+            Ok(()) => deltas.push(node.commit()?),
+            Err(error) => halves.extend(split(from, count, error, &mut errors)),
+        }
+    }
+    Ok((delta::merge(deltas, node.key_columns())?, errors))
+}
+
+/// The halves of rows that failed together, the first one last; a single row is an error.
+pub fn split(
+    from: usize,
+    count: usize,
+    error: DataFusionError,
+    errors: &mut Vec<RowError>,
+) -> Vec<(usize, usize)> {
+    if count <= 1 {
+        errors.push(RowError { row: from as u32, reason: plain(&error) });
+        return Vec::new();
+    }
+    let half = count / 2;
+    vec![(from + half, count - half), (from, half)]
+}
+
+/// An error's text without DataFusion's wrappings.
+pub fn plain(error: &DataFusionError) -> String {
+    let text = error.strip_backtrace();
+    let mut text = text.as_str();
+    while let Some(rest) = ["Arrow error: ", "Execution error: ", "External error: ", "Compute error: "]
+        .iter()
+        .find_map(|prefix| text.strip_prefix(prefix))
+    {
+        text = rest;
+    }
+    text.to_string()
 }

@@ -15,9 +15,10 @@ use datafusion::sql::parser::Statement;
 
 use super::windows::{self, Sessions};
 use super::*;
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, Mode};
 use crate::error::Error;
 use crate::queries::QueryFile;
+use arrow::compute::concat_batches;
 
 /// Relative difference that sums of floats may have, which depend on the order of their summands.
 const FLOAT_TOLERANCE: f64 = 1e-9;
@@ -233,7 +234,7 @@ impl Built {
             let holds_for = view.hold.is_some_and(|hold| hold.duration.is_some());
             let is_stateless = matches!(
                 self.engine.views.iter().find(|v| v.info.name == view.name).map(|v| &v.work),
-                Some(Work::Append { .. })
+                Some(super::work::Work::Append { .. })
             );
             let shows_final_rows_only = view.mode == Some(Mode::Append) && !is_stateless;
             if holds_for || shows_final_rows_only || self.late.contains(&view.name) {

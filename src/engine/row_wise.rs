@@ -10,25 +10,28 @@ use arrow::array::{
 };
 use arrow::compute::kernels::cmp::distinct;
 use arrow::compute::{
-    SortColumn, SortOptions, concat_batches, filter_record_batch, lexsort_to_indices, take_record_batch,
+    SortColumn, SortOptions, concat_batches, filter_record_batch, lexsort_to_indices, take, take_record_batch,
 };
 use arrow::datatypes::SchemaRef;
 use datafusion::common::DFSchema;
 use datafusion::error::Result;
 use datafusion::execution::session_state::SessionState;
-use datafusion::logical_expr::{Expr, LogicalPlan, utils::conjunction};
+use datafusion::logical_expr::{Expr, LogicalPlan};
 use datafusion::physical_plan::PhysicalExpr;
 
 use super::bound::replace;
-use super::node::{Delta, Groups};
-use super::view::{Changelog, Op, RowSource};
+use super::delta::Delta;
+use super::node::Groups;
+use super::view::{Changelog, Op, RowSource, ViewRows};
+use crate::guard;
 
 /// Expressions over a node's row that give the view's row, and whether there is one.
 #[derive(Debug)]
 pub struct RowWise {
     schema: SchemaRef,
     columns: Vec<Arc<dyn PhysicalExpr>>,
-    condition: Option<Arc<dyn PhysicalExpr>>,
+    /// In the order in which they are asked: each only of the rows that the ones before it let through.
+    conditions: Vec<Arc<dyn PhysicalExpr>>,
 }
 
 impl RowWise {
@@ -39,26 +42,42 @@ impl RowWise {
         Ok(Some(RowWise {
             schema,
             columns: columns.into_iter().map(lower).collect::<Result<_>>()?,
-            condition: conjunction(conditions).map(lower).transpose()?,
+            conditions: conditions.into_iter().map(lower).collect::<Result<_>>()?,
         }))
     }
 
-    /// The view's row of each of the node's rows, and which of them are in the view.
+    /// The view's row of each of the node's rows, and which of them are in the view. A condition protects what
+    /// comes after it: rows that it leaves out are not evaluated further, and are NULL.
     fn evaluate(&self, rows: &RecordBatch) -> Result<(RecordBatch, BooleanArray)> {
-        let count = rows.num_rows();
-        let columns = self.columns.iter().map(|column| column.evaluate(rows)?.into_array(count));
-        let columns = columns.collect::<Result<Vec<_>>>()?;
-        let options = RecordBatchOptions::new().with_row_count(Some(count));
-        let batch = RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)?;
-        let held = match &self.condition {
-            Some(condition) => {
-                let value = condition.evaluate(rows)?.into_array(count)?;
-                BooleanArray::from_iter(value.as_boolean().iter().map(|held| Some(held == Some(true))))
+        let mut held = BooleanArray::from(vec![true; rows.num_rows()]);
+        let mut left = rows.clone();
+        for condition in &self.conditions {
+            let value = condition.evaluate(&left)?.into_array(left.num_rows())?;
+            let value =
+                BooleanArray::from_iter(value.as_boolean().iter().map(|held| Some(held == Some(true))));
+            if value.false_count() > 0 {
+                held = scatter(&held, &value);
+                left = filter_record_batch(&left, &value)?;
             }
-            None => BooleanArray::from(vec![true; count]),
-        };
-        Ok((batch, held))
+        }
+        let count = left.num_rows();
+        let columns = self.columns.iter().map(|column| column.evaluate(&left)?.into_array(count));
+        let mut columns = columns.collect::<Result<Vec<_>>>()?;
+        if count < rows.num_rows() {
+            let mut next = 0..count as u32;
+            let places =
+                UInt32Array::from_iter(held.values().iter().map(|held| held.then(|| next.next()).flatten()));
+            columns = columns.iter().map(|column| Ok(take(column, &places, None)?)).collect::<Result<_>>()?;
+        }
+        let options = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
+        Ok((RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)?, held))
     }
+}
+
+/// Of the rows that are held, those that are in `kept`, which has a value for each of them.
+fn scatter(held: &BooleanArray, kept: &BooleanArray) -> BooleanArray {
+    let mut kept = kept.values().iter();
+    BooleanArray::from_iter(held.values().iter().map(|held| Some(held && kept.next() == Some(true))))
 }
 
 /// Columns and conditions in terms of the scanned table's columns, and those.
@@ -90,10 +109,12 @@ fn flatten(plan: &LogicalPlan) -> Option<(Vec<Expr>, Vec<Expr>, DFSchema)> {
 #[derive(Debug)]
 pub struct Direct {
     row_wise: Arc<RowWise>,
+    key: Vec<String>,
     /// Positions of the columns by which rows are read in order: those of the key, else all.
     order: Vec<usize>,
-    keyed: bool,
     rows: usize,
+    /// The groups that the view shows: those of the last time when all could be evaluated.
+    groups: Option<Arc<dyn Groups>>,
 }
 
 impl Direct {
@@ -104,13 +125,16 @@ impl Direct {
             [] => (0..schema.fields().len()).collect(),
             key => key.iter().map(|name| Ok(schema.index_of(name)?)).collect::<Result<_>>()?,
         };
-        Ok(Direct { row_wise: Arc::new(row_wise), order, keyed: !key.is_empty(), rows: 0 })
+        Ok(Direct { row_wise: Arc::new(row_wise), key: key.to_vec(), order, rows: 0, groups: None })
     }
 
-    /// What the touched groups change. Those in `before` come first in `after`, in the same order.
-    pub fn update(&mut self, delta: &Delta) -> Result<Changelog> {
-        let (before, was) = self.row_wise.evaluate(&delta.before)?;
-        let (after, is) = self.row_wise.evaluate(&delta.after)?;
+    /// What the touched groups change; `groups` are all of them now.
+    pub fn update(&mut self, delta: &Delta, groups: Arc<dyn Groups>) -> Result<Changelog> {
+        let (before, was, after, is) = guard::catch(|| {
+            let (before, was) = self.row_wise.evaluate(&delta.before)?;
+            let (after, is) = self.row_wise.evaluate(&delta.after)?;
+            Ok((before, was, after, is))
+        })?;
         let old = before.num_rows();
         let changed = differing(&before, &after.slice(0, old))?;
         let mut ops = Vec::new();
@@ -120,7 +144,7 @@ impl Direct {
         for row in 0..after.num_rows() {
             match (row < old && was.value(row), is.value(row)) {
                 (true, true) if !changed(row) => {}
-                (true, true) if self.keyed => {
+                (true, true) if !self.key.is_empty() => {
                     ops.push(Op::Update);
                     from_after.push(row as u32);
                 }
@@ -135,7 +159,7 @@ impl Direct {
                 }
             }
         }
-        self.rows = self.rows + is.true_count() - was.true_count();
+        let rows_now = self.rows + is.true_count() - was.true_count();
         ops.extend(std::iter::repeat_n(Op::Delete, gone.len()));
         let mut rows = match from_after.len() == after.num_rows() {
             true => after,
@@ -145,17 +169,39 @@ impl Direct {
             let gone = take_record_batch(&before, &UInt32Array::from(gone))?;
             rows = concat_batches(&self.row_wise.schema, [&rows, &gone])?;
         }
+        self.rows = rows_now;
+        self.groups = Some(groups);
         Ok(Changelog { ops, rows })
     }
 
-    /// All rows as of now, computed when they are read.
-    pub fn snapshot(&self, groups: Arc<dyn Groups>) -> Arc<dyn RowSource> {
-        Arc::new(Snapshot {
+    /// Shows these groups from now on; what changes by that.
+    pub fn replace(&mut self, groups: Arc<dyn Groups>) -> Result<Changelog> {
+        let schema = Arc::clone(&self.row_wise.schema);
+        let rows_of = |groups: &Arc<dyn Groups>| {
+            guard::catch(|| {
+                let (all, held) = self.row_wise.evaluate(&groups.rows()?)?;
+                Ok(filter_record_batch(&all, &held)?)
+            })
+        };
+        let mut rows = ViewRows::new(Arc::clone(&schema), &self.key)?;
+        if let Some(shown) = &self.groups {
+            rows.replace(&rows_of(shown)?)?;
+        }
+        let now = rows_of(&groups)?;
+        let changelog = rows.replace(&now)?;
+        self.rows = now.num_rows();
+        self.groups = Some(groups);
+        Ok(changelog)
+    }
+
+    /// All rows, computed when they are read.
+    pub fn shown(&self) -> Option<Arc<dyn RowSource>> {
+        Some(Arc::new(Snapshot {
             row_wise: Arc::clone(&self.row_wise),
             order: self.order.clone(),
-            groups,
+            groups: Arc::clone(self.groups.as_ref()?),
             rows: self.rows,
-        })
+        }))
     }
 }
 

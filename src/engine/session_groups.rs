@@ -14,6 +14,7 @@ use datafusion::physical_plan::aggregates::order::GroupOrdering;
 use super::aggregate::Touched;
 use super::bound::SessionKeys;
 use super::watermark::nanoseconds;
+use crate::batches::Owned;
 
 /// A session that is not final.
 #[derive(Clone, Copy, Debug)]
@@ -33,11 +34,21 @@ enum Id {
 pub struct SessionGroups {
     keys: SessionKeys,
     others: Vec<usize>,
-    by_key: Option<Box<dyn GroupValues>>,
+    by_key: Option<Owned<Box<dyn GroupValues>>>,
     /// By key, by start.
     open: HashMap<usize, BTreeMap<i64, Session>>,
     /// Of each group: its key, start and end.
     place: HashMap<u32, (usize, i64, i64)>,
+    /// What the prepared rows have changed, to undo it if they do not count.
+    undo: Vec<Undo>,
+}
+
+/// What makes a change undone.
+enum Undo {
+    /// The session of a key that starts then was this, or there was none.
+    Open(usize, i64, Option<Session>),
+    /// The place of a group was this, or there was none.
+    Place(u32, Option<(usize, i64, i64)>),
 }
 
 impl SessionGroups {
@@ -48,10 +59,18 @@ impl SessionGroups {
         let by_key = match others.as_slice() {
             [] => None,
             others => {
-                Some(new_group_values(Arc::new(Schema::project(schema, others)?), &GroupOrdering::None)?)
+                let schema = Arc::new(Schema::project(schema, others)?);
+                Some(Owned::new(new_group_values(schema, &GroupOrdering::None)?))
             }
         };
-        Ok(SessionGroups { keys, others, by_key, open: HashMap::new(), place: HashMap::new() })
+        Ok(SessionGroups {
+            keys,
+            others,
+            by_key,
+            open: HashMap::new(),
+            place: HashMap::new(),
+            undo: Vec::new(),
+        })
     }
 
     /// Puts each row into its session. New groups are numbered from `next`. A session that was final when a
@@ -67,7 +86,7 @@ impl SessionGroups {
         match &mut self.by_key {
             Some(by_key) => {
                 let others: Vec<ArrayRef> = self.others.iter().map(|i| Arc::clone(&keys[*i])).collect();
-                by_key.intern(&others, &mut ids)?;
+                by_key.get_mut().intern(&others, &mut ids)?;
             }
             None => ids.resize(rows, 0),
         }
@@ -96,12 +115,13 @@ impl SessionGroups {
             }
             let touched = merging.new_session(row as u32);
             for (other, session) in met {
-                open.remove(&other);
+                self.undo.push(Undo::Open(key, other, open.remove(&other)));
                 own = (own.0.min(other), own.1.max(session.end));
                 merging.merge(session.id, touched);
             }
             let root = merging.root(touched);
-            open.insert(own.0, Session { end: own.1, id: Id::Touched(root) });
+            let replaced = open.insert(own.0, Session { end: own.1, id: Id::Touched(root) });
+            self.undo.push(Undo::Open(key, own.0, replaced));
             merging.set(root, key, own);
             merging.of_row.push(touched);
         }
@@ -128,9 +148,9 @@ impl SessionGroups {
             let group = next + i as u32;
             let (key, (start, end)) = merging.span[root];
             for old in &merging.old[root] {
-                self.place.remove(old);
+                self.undo.push(Undo::Place(*old, self.place.remove(old)));
             }
-            self.place.insert(group, (key, start, end));
+            self.undo.push(Undo::Place(group, self.place.insert(group, (key, start, end))));
             if let Some(session) = self.open.get_mut(&key).and_then(|open| open.get_mut(&start)) {
                 session.id = Id::Group(group);
             }
@@ -142,6 +162,31 @@ impl SessionGroups {
         let of_row = std::mem::take(&mut merging.of_row);
         touched.positions = of_row.into_iter().map(|session| position[merging.root(session)]).collect();
         touched
+    }
+
+    /// What was touched since the last call counts.
+    pub fn commit(&mut self) {
+        self.undo.clear();
+    }
+
+    /// Undoes what was touched and does not count.
+    pub fn discard(&mut self) {
+        while let Some(undo) = self.undo.pop() {
+            match undo {
+                Undo::Open(key, start, session) => {
+                    let open = self.open.entry(key).or_default();
+                    match session {
+                        Some(session) => open.insert(start, session),
+                        None => open.remove(&start),
+                    };
+                    if open.is_empty() {
+                        self.open.remove(&key);
+                    }
+                }
+                Undo::Place(group, Some(place)) => drop(self.place.insert(group, place)),
+                Undo::Place(group, None) => drop(self.place.remove(&group)),
+            }
+        }
     }
 
     /// Sets the window columns of the keys of `groups`: so far they are those of single rows.
@@ -195,7 +240,7 @@ impl SessionGroups {
 
     /// Bytes held, about.
     pub fn bytes(&self) -> usize {
-        let keys = self.by_key.as_ref().map_or(0, |by_key| by_key.size());
+        let keys = self.by_key.as_ref().map_or(0, |by_key| by_key.read(|by_key| by_key.size()));
         keys + self.place.len() * (size_of::<(u32, usize, i64, i64)>() + size_of::<(i64, Session)>())
     }
 }

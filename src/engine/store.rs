@@ -10,17 +10,32 @@ use arrow::array::{Array, ArrayRef};
 use arrow::compute::interleave;
 use datafusion::error::Result;
 
+use crate::guard;
+
 /// Fewer chunks are not merged: each merge copies rows.
 const MERGED_AT_ONCE: usize = 4;
 
+/// Chunks that are larger together are not merged: the offsets of a text column have 32 bits.
+const MERGED_BYTES_MAX: usize = 1 << 30;
+
 /// Groups of one page. Small, so that a write to groups far apart copies little.
 const PAGE: usize = 512;
+
+/// Where a group stands that has not been written.
+const NOWHERE: (u32, u32) = (u32::MAX, u32::MAX);
 
 #[derive(Debug)]
 struct Chunk {
     columns: Vec<ArrayRef>,
     /// The group of each row.
     groups: Vec<u32>,
+}
+
+impl Chunk {
+    fn bytes(&self) -> usize {
+        let columns: usize = self.columns.iter().map(|column| column.get_array_memory_size()).sum();
+        columns + self.groups.len() * size_of::<u32>()
+    }
 }
 
 /// The newest row of each group. Its clone is a snapshot that costs a pointer a page.
@@ -30,6 +45,7 @@ pub struct Store {
     /// Chunk and row of each group, by group id.
     pages: Vec<Arc<[(u32, u32); PAGE]>>,
     groups: usize,
+    written: usize,
 }
 
 impl Store {
@@ -39,33 +55,41 @@ impl Store {
         self.gather(&self.chunks, &places, skip)
     }
 
-    /// The columns of every group, by group id.
+    /// The columns of every group that was written, by group id.
     pub fn read_all(&self) -> Result<Vec<ArrayRef>> {
-        let places: Vec<_> = (0..self.groups as u32).map(|group| self.place(group)).collect();
+        let groups = (0..self.groups as u32).filter(|group| self.has(*group));
+        let places: Vec<_> = groups.map(|group| self.place(group)).collect();
         self.gather(&self.chunks, &places, 0)
     }
 
-    /// Writes the rows of `groups`. Group ids are dense: a new one is the next number.
-    pub fn write(&mut self, groups: Vec<u32>, columns: Vec<ArrayRef>) -> Result<()> {
-        let Some(highest) = groups.iter().max() else { return Ok(()) };
+    /// Writes the rows of `groups`. A new group has any number beyond the others': those between are not there.
+    pub fn write(&mut self, groups: Vec<u32>, columns: Vec<ArrayRef>) {
+        let Some(highest) = groups.iter().max() else { return };
         self.groups = self.groups.max(*highest as usize + 1);
-        self.pages.resize_with(self.groups.div_ceil(PAGE), || Arc::new([(0, 0); PAGE]));
+        self.pages.resize_with(self.groups.div_ceil(PAGE), || Arc::new([NOWHERE; PAGE]));
         self.push(Chunk { columns, groups });
-        self.merge_tail()
+        self.merge_tail();
     }
 
-    /// Number of groups.
+    /// Whether the group was written.
+    pub fn has(&self, group: u32) -> bool {
+        (group as usize) < self.groups && self.newest(group) != NOWHERE
+    }
+
+    /// Number of groups that were written.
+    pub fn written(&self) -> usize {
+        self.written
+    }
+
+    /// One more than the highest number of a group.
     pub fn len(&self) -> usize {
         self.groups
     }
 
     /// Bytes held.
     pub fn bytes(&self) -> usize {
-        let chunk = |chunk: &Arc<Chunk>| {
-            let columns: usize = chunk.columns.iter().map(|column| column.get_array_memory_size()).sum();
-            columns + chunk.groups.len() * size_of::<u32>()
-        };
-        self.chunks.iter().map(chunk).sum::<usize>() + self.pages.len() * PAGE * size_of::<(u32, u32)>()
+        self.chunks.iter().map(|chunk| chunk.bytes()).sum::<usize>()
+            + self.pages.len() * PAGE * size_of::<(u32, u32)>()
     }
 
     fn place(&self, group: u32) -> (usize, usize) {
@@ -81,24 +105,29 @@ impl Store {
         let number = self.chunks.len() as u32;
         for (row, group) in chunk.groups.iter().enumerate() {
             let group = *group as usize;
-            Arc::make_mut(&mut self.pages[group / PAGE])[group % PAGE] = (number, row as u32);
+            let place = &mut Arc::make_mut(&mut self.pages[group / PAGE])[group % PAGE];
+            self.written += usize::from(*place == NOWHERE);
+            *place = (number, row as u32);
         }
         self.chunks.push(Arc::new(chunk));
     }
 
     /// Merges the newest chunks once they are several and together at least half as large as the one before.
-    fn merge_tail(&mut self) -> Result<()> {
-        let (mut from, mut rows) = (self.chunks.len(), 0);
-        while let Some(before) = from.checked_sub(1).map(|i| self.chunks[i].groups.len())
-            && (rows == 0 || rows * 2 >= before)
+    /// Chunks that can't be merged stay as they are.
+    fn merge_tail(&mut self) {
+        let (mut from, mut rows, mut bytes) = (self.chunks.len(), 0, 0);
+        while let Some(before) = from.checked_sub(1).map(|i| &self.chunks[i])
+            && (rows == 0 || rows * 2 >= before.groups.len())
+            && bytes + before.bytes() <= MERGED_BYTES_MAX
         {
             from -= 1;
-            rows += before;
+            rows += before.groups.len();
+            bytes += before.bytes();
         }
         if self.chunks.len() - from < MERGED_AT_ONCE {
-            return Ok(());
+            return;
         }
-        let tail = self.chunks.split_off(from);
+        let tail = &self.chunks[from..];
         let (mut places, mut groups) = (Vec::new(), Vec::new());
         for (number, chunk) in tail.iter().enumerate() {
             for (row, group) in chunk.groups.iter().enumerate() {
@@ -110,11 +139,13 @@ impl Store {
         }
         let columns = match tail.last() {
             // The newest chunk has replaced all others.
-            Some(last) if places.len() == last.groups.len() => last.columns.clone(),
-            _ => self.gather(&tail, &places, 0)?,
+            Some(last) if places.len() == last.groups.len() => Ok(last.columns.clone()),
+            _ => guard::catch(|| self.gather(tail, &places, 0)),
         };
-        self.push(Chunk { columns, groups });
-        Ok(())
+        if let Ok(columns) = columns {
+            self.chunks.truncate(from);
+            self.push(Chunk { columns, groups });
+        }
     }
 
     fn gather(&self, chunks: &[Arc<Chunk>], places: &[(usize, usize)], skip: usize) -> Result<Vec<ArrayRef>> {

@@ -243,8 +243,9 @@ async fn a_key_that_does_not_tell_rows_apart_is_an_error_not_a_lost_row() {
     let mut engine = plan(&text).await.unwrap();
     engine.start().await.unwrap();
     let event = |place: &str| Event { id: 1, place: Some(place.into()), amount: None, at: 0 };
-    let error = engine.apply("events", events(&[event("a"), event("b")]), None).await.unwrap_err();
-    assert!(error.to_string().contains("two rows have the key (n) = (1)"), "{error}");
+    engine.apply("events", events(&[event("a"), event("b")]), None).await.unwrap();
+    let reason = engine.failures().remove(0).reason;
+    assert!(reason.contains("two rows have the key (n) = (1)"), "{reason}");
 }
 
 #[tokio::test]
@@ -364,6 +365,8 @@ async fn a_view_that_may_hold_no_more_rows_stops_and_says_which_it_is() {
     engine.start().await.unwrap();
     let event = |id| Event { id, place: None, amount: None, at: 0 };
     engine.apply("events", events(&[event(1), event(2)]), None).await.unwrap();
-    let error = engine.apply("events", events(&[event(3)]), None).await.unwrap_err().to_string();
-    assert!(error.contains("view all_rows must hold more than its hold_rows = 2 rows"), "{error}");
+    engine.apply("events", events(&[event(3)]), None).await.unwrap();
+    let failure = engine.failures().remove(0);
+    assert_eq!((failure.view.as_str(), failure.place.line), ("all_rows", 2));
+    assert!(failure.reason.contains("more than its hold_rows = 2 rows"), "{}", failure.reason);
 }

@@ -83,6 +83,13 @@ pub struct Changelog {
     pub rows: RecordBatch,
 }
 
+impl Changelog {
+    /// No change of a view with that schema.
+    pub fn nothing(schema: &SchemaRef) -> Changelog {
+        Changelog { ops: Vec::new(), rows: RecordBatch::new_empty(Arc::clone(schema)) }
+    }
+}
+
 /// The rows of a view as of now.
 #[derive(Debug)]
 pub struct ViewRows {
@@ -175,6 +182,8 @@ impl ViewRows {
             entry.coming += 1;
             entry.new = Some(i);
         }
+        // Nothing is changed before all is known to be right.
+        let mut changes: Vec<(Encoded, Option<Held>)> = Vec::new();
         let mut inserted = (Vec::new(), Vec::new());
         let mut deleted = Vec::new();
         for (key, net) in net {
@@ -185,7 +194,7 @@ impl ViewRows {
             match (net.old, row) {
                 (Some(old), Some((_, new))) if net.leaving == net.coming && *old == *new.data() => {}
                 (Some(_), Some((i, new))) if self.keyed => {
-                    self.put(key, Held { row: Encoded::from(new.data()), count: 1 });
+                    changes.push((key, Some(Held { row: Encoded::from(new.data()), count: 1 })));
                     inserted.0.push(Op::Update);
                     inserted.1.push(i as u32);
                 }
@@ -193,11 +202,9 @@ impl ViewRows {
                     let change = net.coming - net.leaving;
                     let held = self.rows.get(&key).map_or(0, |held| held.count as i64);
                     let bytes = row.map(|(_, new)| Encoded::from(new.data())).or(old);
-                    if let (Some(row), Ok(count @ 1..)) = (bytes.clone(), u64::try_from(held + change)) {
-                        self.put(key, Held { row, count });
-                    } else {
-                        self.take(&key);
-                    }
+                    let count = u64::try_from(held + change).unwrap_or(0);
+                    let now = bytes.clone().filter(|_| count > 0).map(|row| Held { row, count });
+                    changes.push((key, now));
                     let times = change.unsigned_abs() as usize;
                     match (row, bytes) {
                         (Some((i, _)), _) if change > 0 => {
@@ -212,15 +219,19 @@ impl ViewRows {
         }
         let mut ops = inserted.0;
         let new_rows = take_record_batch(after, &UInt32Array::from(inserted.1))?;
-        if deleted.is_empty() {
-            return Ok(Changelog { ops, rows: new_rows.with_schema(Arc::clone(&self.schema))? });
+        let mut changed = new_rows.with_schema(Arc::clone(&self.schema))?;
+        if !deleted.is_empty() {
+            ops.extend(std::iter::repeat_n(Op::Delete, deleted.len()));
+            let gone = decode(&self.row_converter, &self.schema, deleted.iter().map(|row| row.as_ref()))?;
+            changed = concat_batches(&self.schema, [&changed, &gone])?;
         }
-        ops.extend(std::iter::repeat_n(Op::Delete, deleted.len()));
-        let gone = decode(&self.row_converter, &self.schema, deleted.iter().map(|row| row.as_ref()))?;
-        Ok(Changelog {
-            ops,
-            rows: concat_batches(&self.schema, [&new_rows.with_schema(Arc::clone(&self.schema))?, &gone])?,
-        })
+        for (key, held) in changes {
+            match held {
+                Some(held) => self.put(key, held),
+                None => self.take(&key),
+            }
+        }
+        Ok(Changelog { ops, rows: changed })
     }
 
     /// All rows, for output mode `complete`: `diff` says which of them are new, and which have gone.

@@ -18,19 +18,22 @@ use datafusion::sql::parser::Statement;
 use self::identity::{fingerprint, shared_table};
 use self::keys::{inferred_key, is_same_key, output_schema};
 use self::order::in_dependency_order;
+use super::Engine;
 use super::aggregate::{AggregateState, Lifetime};
 use super::below::Below;
 use super::bound;
+use super::finish::Finish;
 use super::held::HeldRows;
 use super::node::Node;
 use super::row_wise::{Direct, RowWise};
+use super::schedule::Stateful;
 use super::session::{self, PG};
-use super::slot::{Kind, SlotTable};
+use super::slot::{Inputs, Kind, Runner, SlotTable};
 use super::split::{self, Reach, split};
 use super::view::{Ring, ViewInfo, ViewRows};
 use super::watermark::Watermark;
 use super::windows::{self, Sessions};
-use super::{Engine, Finish, Stateful, View, Work};
+use super::work::{View, Work};
 use crate::catalog::{Catalog, Mode, RuleKind, ViewDef};
 use crate::error::{Error, Result};
 
@@ -40,7 +43,8 @@ impl Engine {
     pub async fn plan(catalog: &Catalog, tables: &[(String, SchemaRef)]) -> Result<Engine> {
         let session = session::continuous();
         let mut engine = Engine {
-            context: session.task_ctx(),
+            runner: Runner::new(&session),
+            inputs: Inputs::default(),
             session,
             streams: BTreeMap::new(),
             watermarks: BTreeMap::new(),
@@ -220,34 +224,18 @@ impl Engine {
             let folded = split.folded;
             match row_wise {
                 Some((node, row_wise)) => Work::Direct { node, direct: Direct::new(row_wise, &key)? },
-                None => {
-                    let nodes = positions;
-                    Work::Finish(Finish {
-                        plan: finishing,
-                        reach,
-                        folded,
-                        nodes,
-                        rows,
-                        is_ordered,
-                        ordered: None,
-                    })
-                }
+                None => Work::Finish(Finish::new(finishing, reach, folded, positions, rows, is_ordered)),
             }
         };
-        self.views.push(View {
-            info: Arc::new(ViewInfo {
-                name: def.name.clone(),
-                schema,
-                key,
-                mode: mode.as_str(),
-                topic: def.topic.clone(),
-                plan: plan_text,
-            }),
-            place: def.place.clone(),
-            references: tables,
-            mode,
-            work,
-        });
+        let info = ViewInfo {
+            name: def.name.clone(),
+            schema,
+            key,
+            mode: mode.as_str(),
+            topic: def.topic.clone(),
+            plan: plan_text,
+        };
+        self.views.push(View::new(info, def.place.clone(), tables, mode, work));
         Ok(())
     }
 
@@ -371,13 +359,11 @@ impl Engine {
                     ));
                 }
                 let rows = if hold.duration.is_some() { bound::with_hidden(&plan)? } else { plan.clone() };
-                let place = &def.place;
-                let holder = format!("{}:{}: view {}", place.file.display(), place.line, def.name);
-                Box::new(HeldRows::new(holder, Below::new(lower(&rows).await?), table.schema(), hold)?)
+                Box::new(HeldRows::new(Below::new(lower(&rows).await?), table.schema(), hold)?)
             }
         };
         let below = plan.display_indent().to_string();
-        Ok(Stateful { fingerprint, below, streams, references, table, node, finals: None })
+        Ok(Stateful { fingerprint, below, streams, references, table, node, finals: None, broken: None })
     }
 
     /// How a view is kept up to date, for people.

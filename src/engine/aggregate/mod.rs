@@ -4,40 +4,44 @@
 //! The states are DataFusion's own (`GroupsAccumulator::state`), so whatever it can aggregate in two
 //! phases, it can aggregate here: the old states of the touched groups are merged, the new rows added.
 
+mod grouping;
+mod physical;
+mod shape;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arrow::array::{
     Array, ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions, UInt32Array, new_null_array,
 };
-use arrow::compute::{cast, concat, filter_record_batch, take};
+use arrow::compute::{concat, filter_record_batch, take};
 use arrow::datatypes::{Int64Type, Schema, SchemaRef, UInt32Type};
 use async_trait::async_trait;
 use datafusion::common::{internal_err, plan_err};
 use datafusion::error::Result;
 use datafusion::execution::TaskContext;
 use datafusion::logical_expr::EmitTo;
-use datafusion::physical_plan::aggregates::group_values::{GroupValues, new_group_values};
-use datafusion::physical_plan::aggregates::order::GroupOrdering;
 use datafusion::physical_plan::aggregates::{
-    AggregateExec, AggregateMode, PhysicalGroupBy, aggregate_expressions, evaluate_group_by, evaluate_many,
+    AggregateMode, PhysicalGroupBy, aggregate_expressions, evaluate_group_by, evaluate_many,
 };
-use datafusion::physical_plan::execution_plan::replace_children_if_necessary;
 use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr};
 
+use self::grouping::Grouping;
+pub use self::grouping::Touched;
+use self::physical::own_rows;
+use self::shape::{Shape, StoredGroups};
 use super::below::Below;
 use super::bound::{Bound, SessionKeys};
 use super::dedup::Dedup;
+use super::delta::Delta;
 use super::function::Function;
-use super::node::{Delta, Groups, Node};
-use super::session_groups::SessionGroups;
+use super::node::{Groups, Node};
 use super::slot::{FINAL_UNTIL, ROW};
 use super::store::Store;
 use super::watermark::nanoseconds;
 use crate::batches::empty;
-use crate::error;
+use crate::guard;
 
-const UNTOUCHED: u32 = u32::MAX;
 /// Fewer dead groups than this are not worth a rebuild.
 const DEAD_MIN: usize = 1024;
 
@@ -58,11 +62,9 @@ pub struct AggregateState {
     shape: Shape,
     functions: Vec<Function>,
     arguments: Vec<Vec<Arc<dyn PhysicalExpr>>>,
-    groups: Find,
+    grouping: Grouping,
     /// By group: its key; then for each function its states and, where that is another, its result.
     store: Store,
-    /// By group: its position among the touched groups, while a batch is applied.
-    position: Vec<u32>,
     lifetime: Lifetime,
     /// Groups by the time when they are final, where that is known.
     ends: BTreeMap<i64, Vec<u32>>,
@@ -70,14 +72,18 @@ pub struct AggregateState {
     dead: BTreeSet<u32>,
     /// Groups that end until then are evicted, in nanoseconds since 1970.
     evicted_until: i64,
+    prepared: Option<Prepared>,
 }
 
-/// How the group of a row is found.
-enum Find {
-    /// All rows are one group.
-    One,
-    ByKey(Box<dyn GroupValues>),
-    BySession(SessionGroups),
+/// What a micro-batch will make of the groups that it touches.
+struct Prepared {
+    delta: Delta,
+    groups: Vec<u32>,
+    columns: Vec<ArrayRef>,
+    /// Groups that have gone into others.
+    merged: Vec<u32>,
+    /// When groups are final.
+    ends: Vec<(i64, u32)>,
 }
 
 impl AggregateState {
@@ -88,15 +94,11 @@ impl AggregateState {
         let input = exec.input().schema();
         let key_schema = group_by.group_schema(&input)?;
         let key_columns = key_schema.fields().len();
-        let groups = match &lifetime.session {
-            Some(_) if group_by.has_grouping_set() => {
-                return plan_err!("session windows can't be grouped by GROUPING SETS, ROLLUP or CUBE");
-            }
-            Some(keys) => Find::BySession(SessionGroups::new(keys.clone(), &key_schema)?),
-            None if key_columns == 0 => Find::One,
-            None => Find::ByKey(new_group_values(Arc::clone(&key_schema), &GroupOrdering::None)?),
-        };
-        let dedups = !matches!(groups, Find::BySession(_));
+        if lifetime.session.is_some() && group_by.has_grouping_set() {
+            return plan_err!("session windows can't be grouped by GROUPING SETS, ROLLUP or CUBE");
+        }
+        let grouping = Grouping::new(&key_schema, lifetime.session.as_ref())?;
+        let dedups = !matches!(grouping, Grouping::BySession(_));
         let functions = exec
             .aggr_expr()
             .iter()
@@ -111,31 +113,42 @@ impl AggregateState {
             key_schema,
             shape: Shape::new(key_columns, &functions, schema),
             functions,
-            groups,
+            grouping,
             store: Store::default(),
-            position: Vec::new(),
             lifetime,
             ends: BTreeMap::new(),
             dead: BTreeSet::new(),
             evicted_until: i64::MIN,
+            prepared: None,
         };
-        if let Find::One = state.groups {
+        if let Grouping::One = state.grouping {
             // COUNT(*) over no row is a row with 0.
-            state.accumulate(&RecordBatch::new_empty(Arc::clone(&input)))?;
+            state.prepare_rows(&RecordBatch::new_empty(Arc::clone(&input)))?;
+            state.commit()?;
         }
         state.start_totals(&input)?;
         Ok(state)
     }
 
-    fn accumulate(&mut self, rows: &RecordBatch) -> Result<Delta> {
+    fn prepare_rows(&mut self, rows: &RecordBatch) -> Result<()> {
         let mut sets = evaluate_group_by(&self.group_by, rows)?;
         let (rows, late) = self.take_late_out(rows, &sets)?;
         if !late.is_empty() {
             sets = evaluate_group_by(&self.group_by, &rows)?;
         }
         let keys = one_after_another(&sets)?;
-        let touched = self.touch(&keys, rows.num_rows() * sets.len().max(1), &rows)?;
-        self.merge(&keys, touched, &rows, late)
+        let touched = self.grouping.touch(&keys, rows.num_rows() * sets.len().max(1), &rows, &self.store)?;
+        self.prepared = Some(self.merge(&keys, touched, &rows, late)?);
+        Ok(())
+    }
+
+    /// Undoes what was prepared and not committed.
+    fn discard(&mut self) {
+        self.prepared = None;
+        self.grouping.discard();
+        for dedup in self.functions.iter_mut().filter_map(|function| function.dedup.as_mut()) {
+            dedup.discard();
+        }
     }
 
     /// Adds the group of all rows for each grouping set that is empty: it is there before the first row.
@@ -154,9 +167,10 @@ impl AggregateState {
         let totals: Vec<_> = sets.filter(|(_, set)| is_total(set)).map(|(keys, _)| keys).collect();
         let keys = one_after_another(&totals)?;
         let empty = RecordBatch::new_empty(Arc::clone(input));
-        let mut touched = self.touch(&keys, totals.len(), &empty)?;
+        let mut touched = self.grouping.touch(&keys, totals.len(), &empty, &self.store)?;
         touched.positions.clear();
-        self.merge(&keys, touched, &empty, Vec::new())?;
+        self.prepared = Some(self.merge(&keys, touched, &empty, Vec::new())?);
+        self.commit()?;
         Ok(())
     }
 
@@ -167,20 +181,23 @@ impl AggregateState {
         touched: Touched,
         rows: &RecordBatch,
         late: Vec<u32>,
-    ) -> Result<Delta> {
+    ) -> Result<Prepared> {
         if touched.groups.is_empty() {
-            return Ok(Delta { before: empty(&self.shape.schema), after: empty(&self.shape.schema), late });
+            let nothing = || empty(&self.shape.schema);
+            let delta = Delta { before: nothing(), after: nothing(), late };
+            let (groups, columns, merged, ends) = Default::default();
+            return Ok(Prepared { delta, groups, columns, merged, ends });
         }
         let first_rows = UInt32Array::from(touched.first_rows);
         let mut columns =
             keys.iter().map(|key| Ok(take(key, &first_rows, None)?)).collect::<Result<Vec<_>>>()?;
-        if let Find::BySession(sessions) = &self.groups {
+        if let Grouping::BySession(sessions) = &self.grouping {
             sessions.set_windows(&mut columns, &touched.groups, &self.key_schema)?;
         }
         let old = touched.old.len();
-        let before = match &self.groups {
+        let before = match &self.grouping {
             _ if old == 0 => Vec::new(),
-            Find::BySession(_) => self.store.read(&touched.old, 0)?,
+            Grouping::BySession(_) => self.store.read(&touched.old, 0)?,
             // The old groups come first, and their keys are the same.
             _ => {
                 let keys = columns.iter().map(|key| key.slice(0, old));
@@ -229,13 +246,11 @@ impl AggregateState {
             after: self.output(&columns, count)?,
             late,
         };
-        self.note_ends(&touched.groups, &columns)?;
-        self.store.write(touched.groups, columns)?;
-        if let Find::BySession(_) = self.groups {
-            // A session that takes rows goes on under a new number.
-            self.dead.extend(touched.old);
-        }
-        Ok(delta)
+        let ends = self.ends(&touched.groups, touched.with_old, &columns)?;
+        // A session that takes rows goes on under a new number.
+        let goes_on = matches!(self.grouping, Grouping::BySession(_));
+        let merged = if goes_on { touched.old } else { Vec::new() };
+        Ok(Prepared { delta, groups: touched.groups, columns, merged, ends })
     }
 
     /// The rows whose groups are not final, and the positions of the others in the micro-batch. `sets` are the
@@ -268,76 +283,16 @@ impl AggregateState {
         Ok((kept, late))
     }
 
-    /// Finds the group of each row.
-    fn touch(&mut self, keys: &[ArrayRef], rows: usize, batch: &RecordBatch) -> Result<Touched> {
-        let known = self.store.len();
-        let groups = match &mut self.groups {
-            Find::One => {
-                let old: Vec<u32> = if known == 0 { vec![] } else { vec![0] };
-                return Ok(Touched {
-                    groups: vec![0],
-                    old_positions: vec![0; old.len()],
-                    with_old: old.len(),
-                    old,
-                    first_rows: vec![0],
-                    positions: vec![0; rows],
-                });
-            }
-            Find::BySession(sessions) => {
-                let final_until =
-                    batch.column_by_name(FINAL_UNTIL).map(|column| column.as_primitive::<Int64Type>());
-                return sessions.touch(keys, rows, known as u32, final_until);
-            }
-            Find::ByKey(groups) => groups,
-        };
-        let mut ids = Vec::with_capacity(rows);
-        groups.intern(keys, &mut ids)?;
-        if u32::try_from(groups.len()).is_err() {
-            return internal_err!("more than {UNTOUCHED} groups");
+    /// When the groups that the micro-batch adds are final.
+    fn ends(&self, groups: &[u32], with_old: usize, columns: &[ArrayRef]) -> Result<Vec<(i64, u32)>> {
+        let Some(bound) = self.lifetime.bound else { return Ok(Vec::new()) };
+        if let Grouping::BySession(sessions) = &self.grouping {
+            let end = |group: &u32| Some((sessions.end(*group)?, *group));
+            return Ok(groups.iter().filter_map(end).collect());
         }
-        self.position.resize(groups.len(), UNTOUCHED);
-        let (mut first_rows, mut first_rows_of_new) = (Vec::new(), Vec::new());
-        for (row, id) in ids.iter().enumerate() {
-            let position = &mut self.position[*id];
-            if *position == UNTOUCHED {
-                let rows = if *id < known { &mut first_rows } else { &mut first_rows_of_new };
-                *position = rows.len() as u32;
-                rows.push(row as u32);
-            }
-        }
-        let old = first_rows.len();
-        first_rows.extend(first_rows_of_new);
-        let place = |id: &usize| self.position[*id] as usize + if *id < known { 0 } else { old };
-        let positions = ids.iter().map(place).collect();
-        let touched: Vec<u32> = first_rows.iter().map(|row| ids[*row as usize] as u32).collect();
-        for group in &touched {
-            self.position[*group as usize] = UNTOUCHED;
-        }
-        Ok(Touched {
-            old: touched[..old].to_vec(),
-            old_positions: (0..old).collect(),
-            with_old: old,
-            groups: touched,
-            first_rows,
-            positions,
-        })
-    }
-
-    /// Remembers when new groups are final.
-    fn note_ends(&mut self, groups: &[u32], columns: &[ArrayRef]) -> Result<()> {
-        let Some(bound) = self.lifetime.bound else { return Ok(()) };
-        let known = self.store.len() as u32;
         let values = nanoseconds(&columns[bound.key])?;
-        for (i, group) in groups.iter().enumerate().filter(|(_, group)| **group >= known) {
-            let end = match &self.groups {
-                Find::BySession(sessions) => sessions.end(*group),
-                _ => values.is_valid(i).then(|| values.value(i).saturating_add(bound.after)),
-            };
-            if let Some(end) = end {
-                self.ends.entry(end).or_default().push(*group);
-            }
-        }
-        Ok(())
+        let new = (with_old..groups.len()).filter(|i| values.is_valid(*i));
+        Ok(new.map(|i| (values.value(i).saturating_add(bound.after), groups[i])).collect())
     }
 
     /// Numbers the living groups anew, once most of the store is dead.
@@ -347,19 +302,16 @@ impl AggregateState {
         }
         let living = self.living();
         let columns = self.store.read(&living, 0)?;
-        let mut number = vec![UNTOUCHED; self.store.len()];
+        let mut number = vec![u32::MAX; self.store.len()];
         for (new, old) in living.iter().enumerate() {
             number[*old as usize] = new as u32;
         }
-        if let Find::ByKey(groups) = &mut self.groups {
-            let mut anew = new_group_values(Arc::clone(&self.key_schema), &GroupOrdering::None)?;
-            if !living.is_empty() {
-                anew.intern(&columns[..self.shape.key_columns], &mut Vec::new())?;
+        match &mut self.grouping {
+            Grouping::One => {}
+            Grouping::ByKey(by_key) => {
+                by_key.renumber(columns.get(..self.shape.key_columns).unwrap_or(&[]))?
             }
-            *groups = anew;
-        }
-        if let Find::BySession(sessions) = &mut self.groups {
-            sessions.renumber(&number);
+            Grouping::BySession(sessions) => sessions.renumber(&number),
         }
         for function in &mut self.functions {
             if let Some(dedup) = &mut function.dedup {
@@ -369,19 +321,19 @@ impl AggregateState {
         for groups in self.ends.values_mut() {
             groups.retain_mut(|group| {
                 *group = number[*group as usize];
-                *group != UNTOUCHED
+                *group != u32::MAX
             });
         }
         self.ends.retain(|_, groups| !groups.is_empty());
         self.store = Store::default();
-        self.store.write((0..living.len() as u32).collect(), columns)?;
-        self.position = Vec::new();
+        self.store.write((0..living.len() as u32).collect(), columns);
         self.dead.clear();
         Ok(())
     }
 
     fn living(&self) -> Vec<u32> {
-        (0..self.store.len() as u32).filter(|group| !self.dead.contains(group)).collect()
+        let living = |group: &u32| self.store.has(*group) && !self.dead.contains(group);
+        (0..self.store.len() as u32).filter(living).collect()
     }
 
     fn output(&self, columns: &[ArrayRef], rows: usize) -> Result<RecordBatch> {
@@ -389,62 +341,31 @@ impl AggregateState {
     }
 }
 
-/// Where in a stored row its key and its results are.
-#[derive(Clone, Debug)]
-struct Shape {
-    key_columns: usize,
-    /// The column of each function's result.
-    results: Vec<usize>,
-    schema: SchemaRef,
-}
-
-impl Shape {
-    fn new(key_columns: usize, functions: &[Function], schema: SchemaRef) -> Self {
-        let mut next = key_columns;
-        let results = functions.iter().map(|function| {
-            next += function.stored_columns();
-            next - 1
-        });
-        Shape { key_columns, results: results.collect(), schema }
-    }
-
-    /// Keys and results, without the states between them.
-    fn output(&self, columns: &[ArrayRef], rows: usize) -> Result<RecordBatch> {
-        if columns.is_empty() {
-            return Ok(empty(&self.schema));
-        }
-        let results = self.results.iter().map(|column| &columns[*column]);
-        let kept = columns[..self.key_columns].iter().chain(results);
-        let typed = kept
-            .zip(self.schema.fields())
-            .map(|(column, field)| Ok(cast(column, field.data_type())?))
-            .collect::<Result<Vec<_>>>()?;
-        let options = RecordBatchOptions::new().with_row_count(Some(rows));
-        Ok(RecordBatch::try_new_with_options(Arc::clone(&self.schema), typed, &options)?)
-    }
-}
-
-/// The groups at some time.
-#[derive(Debug)]
-struct StoredGroups {
-    store: Store,
-    shape: Shape,
-}
-
-impl Groups for StoredGroups {
-    fn rows(&self) -> Result<RecordBatch> {
-        self.shape.output(&self.store.read_all()?, self.store.len())
-    }
-}
-
 #[async_trait]
 impl Node for AggregateState {
-    async fn apply(&mut self, context: Arc<TaskContext>) -> error::Result<Delta> {
+    async fn prepare(&mut self, context: Arc<TaskContext>) -> Result<()> {
+        self.discard();
         let rows = self.below.run(context).await?;
-        Ok(self.accumulate(&rows)?)
+        guard::catch(|| self.prepare_rows(&rows))
     }
 
-    fn evict(&mut self, final_until: i64) -> error::Result<Option<RecordBatch>> {
+    fn commit(&mut self) -> Result<Delta> {
+        let Some(prepared) = self.prepared.take() else {
+            return internal_err!("nothing was prepared");
+        };
+        self.grouping.commit();
+        for dedup in self.functions.iter_mut().filter_map(|function| function.dedup.as_mut()) {
+            dedup.commit();
+        }
+        for (end, group) in prepared.ends {
+            self.ends.entry(end).or_default().push(group);
+        }
+        self.store.write(prepared.groups, prepared.columns);
+        self.dead.extend(prepared.merged);
+        Ok(prepared.delta)
+    }
+
+    fn evict(&mut self, final_until: i64) -> Result<Option<RecordBatch>> {
         self.evicted_until = self.evicted_until.max(final_until);
         if self.ends.first_key_value().is_none_or(|(end, _)| *end > final_until) {
             return Ok(None);
@@ -460,7 +381,7 @@ impl Node for AggregateState {
             return Ok(None);
         }
         let rows = self.output(&self.store.read(&ended, 0)?, ended.len())?;
-        if let Find::BySession(sessions) = &mut self.groups {
+        if let Grouping::BySession(sessions) = &mut self.grouping {
             sessions.remove(&ended);
         }
         self.dead.extend(ended);
@@ -470,7 +391,7 @@ impl Node for AggregateState {
 
     fn rows(&self) -> Result<RecordBatch> {
         if self.dead.is_empty() {
-            return self.output(&self.store.read_all()?, self.store.len());
+            return self.output(&self.store.read_all()?, self.store.written());
         }
         let living = self.living();
         if living.is_empty() {
@@ -480,7 +401,7 @@ impl Node for AggregateState {
     }
 
     fn snapshot(&self) -> Option<Arc<dyn Groups>> {
-        let aligned = !matches!(self.groups, Find::BySession(_)) && self.lifetime.bound.is_none();
+        let aligned = !matches!(self.grouping, Grouping::BySession(_)) && self.lifetime.bound.is_none();
         aligned.then(|| Arc::new(StoredGroups { store: self.store.clone(), shape: self.shape.clone() }) as _)
     }
 
@@ -489,14 +410,13 @@ impl Node for AggregateState {
     }
 
     fn bytes(&self) -> usize {
-        let groups = match &self.groups {
-            Find::One => 0,
-            Find::ByKey(groups) => groups.size(),
-            Find::BySession(sessions) => sessions.bytes(),
-        };
         let dedups: usize =
             self.functions.iter().filter_map(|function| function.dedup.as_ref()).map(Dedup::bytes).sum();
-        self.store.bytes() + groups + dedups + self.position.len() * size_of::<u32>()
+        self.store.bytes() + self.grouping.bytes() + dedups
+    }
+
+    fn key_columns(&self) -> Option<usize> {
+        Some(self.shape.key_columns)
     }
 
     fn bounds_time(&self) -> bool {
@@ -504,12 +424,12 @@ impl Node for AggregateState {
     }
 
     fn describe(&self) -> String {
-        let mut text = match (&self.groups, self.lifetime.bound) {
-            (Find::One, _) => "one group".to_string(),
-            (Find::BySession(_), None) => "sessions, kept for ever: the source has no watermark".into(),
-            (Find::BySession(_), Some(_)) => "sessions, until the watermark passes their end".into(),
-            (Find::ByKey(_), None) => "by group".into(),
-            (Find::ByKey(_), Some(_)) => "by group, until the watermark passes the group's end".into(),
+        let mut text = match (&self.grouping, self.lifetime.bound) {
+            (Grouping::One, _) => "one group".to_string(),
+            (Grouping::BySession(_), None) => "sessions, kept for ever: the source has no watermark".into(),
+            (Grouping::BySession(_), Some(_)) => "sessions, until the watermark passes their end".into(),
+            (Grouping::ByKey(_), None) => "by group".into(),
+            (Grouping::ByKey(_), Some(_)) => "by group, until the watermark passes the group's end".into(),
         };
         for costs in self.functions.iter().filter_map(Function::growth) {
             text += &format!("; {costs}");
@@ -523,30 +443,6 @@ impl Node for AggregateState {
     }
 }
 
-/// The operator that aggregates the rows themselves, and what it reads. GROUPING SETS and unions are planned
-/// in two steps, and subqueries in expressions stand around the aggregate: they go with what it reads.
-fn own_rows(plan: &Arc<dyn ExecutionPlan>) -> Result<(&AggregateExec, Arc<dyn ExecutionPlan>)> {
-    if let Some(exec) = plan.downcast_ref::<AggregateExec>()
-        && matches!(
-            exec.mode(),
-            AggregateMode::Single | AggregateMode::SinglePartitioned | AggregateMode::Partial
-        )
-    {
-        return Ok((exec, Arc::clone(exec.input())));
-    }
-    let children = plan.children();
-    let Some((first, others)) = children.split_first() else {
-        return plan_err!("{} where an aggregate was expected", plan.name());
-    };
-    let (exec, below) = own_rows(first)?;
-    if others.is_empty() {
-        return Ok((exec, below));
-    }
-    let mut inputs = vec![below];
-    inputs.extend(others.iter().map(|other| Arc::clone(other)));
-    Ok((exec, replace_children_if_necessary(Arc::clone(plan), inputs)?))
-}
-
 /// The keys of all grouping sets: first those of the first set, of every row, and so on.
 fn one_after_another(sets: &[Vec<ArrayRef>]) -> Result<Vec<ArrayRef>> {
     let Some(first) = sets.first() else { return Ok(Vec::new()) };
@@ -558,21 +454,4 @@ fn one_after_another(sets: &[Vec<ArrayRef>]) -> Result<Vec<ArrayRef>> {
         Ok(concat(&parts)?)
     };
     (0..first.len()).map(column).collect()
-}
-
-/// The groups that a micro-batch touches.
-#[derive(Debug)]
-pub struct Touched {
-    /// Their numbers, each once: those with an old state first.
-    pub groups: Vec<u32>,
-    /// Numbers of the groups whose states go into them, …
-    pub old: Vec<u32>,
-    /// … and into which: positions in `groups`.
-    pub old_positions: Vec<usize>,
-    /// How many of `groups` have an old state.
-    pub with_old: usize,
-    /// Of each group, its first row in the batch.
-    pub first_rows: Vec<u32>,
-    /// Of each row, its group's position in `groups`.
-    pub positions: Vec<usize>,
 }

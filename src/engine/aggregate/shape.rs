@@ -1,0 +1,70 @@
+//! What stands where in a stored group.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
+use arrow::compute::cast;
+use arrow::datatypes::SchemaRef;
+use datafusion::error::Result;
+
+use crate::batches::empty;
+use crate::engine::function::Function;
+use crate::engine::node::Groups;
+use crate::engine::store::Store;
+
+/// Where in a stored row its key and its results are.
+#[derive(Clone, Debug)]
+pub struct Shape {
+    /// Leading columns that are the key.
+    pub key_columns: usize,
+    /// The column of each function's result.
+    results: Vec<usize>,
+    /// Columns of the node's rows.
+    pub schema: SchemaRef,
+}
+
+impl Shape {
+    /// Of rows with so many key columns and these functions; `schema` is that of the node's rows.
+    pub fn new(key_columns: usize, functions: &[Function], schema: SchemaRef) -> Self {
+        let mut next = key_columns;
+        let results = functions.iter().map(|function| {
+            next += function.stored_columns();
+            next - 1
+        });
+        Shape { key_columns, results: results.collect(), schema }
+    }
+
+    /// Keys and results, without the states between them.
+    pub fn output(&self, columns: &[ArrayRef], rows: usize) -> Result<RecordBatch> {
+        if columns.is_empty() {
+            return Ok(empty(&self.schema));
+        }
+        let results = self.results.iter().map(|column| &columns[*column]);
+        let kept = columns[..self.key_columns].iter().chain(results);
+        let typed = kept
+            .zip(self.schema.fields())
+            .map(|(column, field)| Ok(cast(column, field.data_type())?))
+            .collect::<Result<Vec<_>>>()?;
+        let options = RecordBatchOptions::new().with_row_count(Some(rows));
+        Ok(RecordBatch::try_new_with_options(Arc::clone(&self.schema), typed, &options)?)
+    }
+}
+
+/// The groups at some time.
+#[derive(Debug)]
+pub struct StoredGroups {
+    /// Their rows.
+    pub store: Store,
+    /// What stands where in them.
+    pub shape: Shape,
+}
+
+impl Groups for StoredGroups {
+    fn len(&self) -> usize {
+        self.store.written()
+    }
+
+    fn rows(&self) -> Result<RecordBatch> {
+        self.shape.output(&self.store.read_all()?, self.store.written())
+    }
+}
