@@ -51,7 +51,7 @@ impl KafkaTable {
             reader.next(self.config.batch_rows, Duration::from_millis(self.config.trigger_ms))?
         {
             let (decoded, _) = decoder.decode(&batch.payloads())?;
-            let (judged, _) = rules.judge(decoded, &references)?;
+            let (judged, _) = rules.judge(decoded, &|message| batch.origin(message), &references)?;
             if judged.rows.num_rows() > 0 && !send(Ok(judged.rows)) {
                 break;
             }

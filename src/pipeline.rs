@@ -288,7 +288,8 @@ impl Pipeline {
             }
         }
         let references = self.references.borrow().clone();
-        let (judged, refused) = block_in_place(|| source.rules.judge(decoded, &references))?;
+        let (judged, refused) =
+            block_in_place(|| source.rules.judge(decoded, &|message| batch.origin(message), &references))?;
         rejects.extend(refused);
         for reject in &rejects {
             source.progress.rejected(&reject.rule);

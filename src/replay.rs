@@ -21,6 +21,7 @@ use crate::engine::{Engine, ViewChange, session};
 use crate::error::{Error, Result};
 use crate::queries::QueryFile;
 use crate::reference::KeyIndex;
+use crate::source::Origin;
 
 /// Rows of a CSV file that are looked at for its columns' types, as DataFusion does.
 const INFER_ROWS: usize = 1000;
@@ -137,9 +138,11 @@ impl Replay {
             return Err(Error::Config(format!("there is no source {source}")));
         };
         self.epoch += 1;
+        // A line has no timestamp.
+        let of_line = |line: u32| Origin { offset: line.into(), ..Origin::default() };
         let (decoded, mut rejects) = known.decoder.decode(lines)?;
         let (Decoded { rows, messages }, refused) =
-            block_in_place(|| known.rules.judge(decoded, &self.keys))?;
+            block_in_place(|| known.rules.judge(decoded, &of_line, &self.keys))?;
         rejects.extend(refused);
         let applied = self.engine.apply(source, rows, None).await?;
         let late = |(row, view): &(u32, String)| Reject::late(messages[*row as usize], view);

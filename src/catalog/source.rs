@@ -11,8 +11,17 @@ use super::rule::rules;
 use super::{Place, Rule, RuleKind, bare_name, duration_ms, literal};
 use crate::error::Result;
 
-const SOURCE_OPTIONS: [&str; 6] =
-    ["format", "timestamp_format", "event_time", "watermark", "allowed_lateness", "dead_letter_topic"];
+const SOURCE_OPTIONS: [&str; 7] = [
+    "format",
+    "timestamp_format",
+    "event_time",
+    "watermark",
+    "allowed_lateness",
+    "max_future",
+    "dead_letter_topic",
+];
+/// Clocks of producers and brokers differ by less, unless the source says otherwise.
+const MAX_FUTURE_MS: i64 = 5 * 60 * 1000;
 const TIMESTAMP_FORMATS: [(&str, TimestampFormat); 5] = [
     ("iso", TimestampFormat::Iso),
     ("epoch_s", TimestampFormat::Epoch(TimeUnit::Second)),
@@ -68,6 +77,8 @@ pub struct SourceDef {
     pub watermark_delay_ms: Option<i64>,
     /// How much longer a group takes rows after the watermark has passed its end, in milliseconds.
     pub allowed_lateness_ms: i64,
+    /// How far an event time may be after the broker's timestamp of its message, in milliseconds.
+    pub max_future_ms: i64,
     /// Topic for the messages that break a rule.
     pub dead_letter_topic: Option<String>,
 }
@@ -148,6 +159,10 @@ pub(super) async fn source(
     if allowed_lateness_ms.is_some() && watermark_delay_ms.is_none() {
         return Err(place.error("'allowed_lateness' needs 'watermark', which it adds to"));
     }
+    let max_future_ms = duration("max_future")?;
+    if max_future_ms.is_some() && event_time.is_none() {
+        return Err(place.error("'max_future' needs 'event_time', the column it judges"));
+    }
     Ok(SourceDef {
         name,
         schema,
@@ -157,6 +172,7 @@ pub(super) async fn source(
         event_time,
         watermark_delay_ms,
         allowed_lateness_ms: allowed_lateness_ms.unwrap_or(0),
+        max_future_ms: max_future_ms.unwrap_or(MAX_FUTURE_MS),
         dead_letter_topic: options.remove("dead_letter_topic"),
         place,
     })

@@ -1,6 +1,8 @@
 //! Bytes of messages → rows of a source, and the judgement which of them keep its rules.
 
+mod check;
 mod column;
+mod future;
 mod json;
 mod nested;
 mod number;
@@ -9,6 +11,7 @@ mod object;
 mod oracle;
 mod rules;
 mod scan;
+mod seen;
 #[cfg(test)]
 mod tests;
 mod time;
@@ -53,7 +56,8 @@ pub struct Decoded {
 pub struct Reject {
     /// Its position in the batch of messages.
     pub message: u32,
-    /// Name of the rule that it broke; `json` if it could not be decoded; `late` if only a view left it out.
+    /// Name of the rule that it broke; `json` if it could not be decoded; `future` if its event time is too far
+    /// ahead; `late` if only a view left it out.
     pub rule: String,
     /// Why, for a person.
     pub reason: String,

@@ -1,24 +1,23 @@
 //! Judges the rows of a source by its rules. What a rule says never depends on how the rows were cut
 //! into micro-batches.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, UInt32Array};
 use arrow::compute::{filter_record_batch, take_record_batch};
 use arrow::datatypes::{Schema, SchemaRef};
-use datafusion::common::DFSchema;
+use arrow::util::display::array_value_to_string;
 use datafusion::execution::session_state::SessionState;
-use datafusion::logical_expr::ExprSchemable;
-use datafusion::physical_plan::PhysicalExpr;
-use datafusion::physical_plan::aggregates::group_values::{GroupValues, new_group_values};
-use datafusion::physical_plan::aggregates::order::GroupOrdering;
-use datafusion::sql::parser::DFParser;
 
+use super::check::Check;
+use super::future::{self, FUTURE};
+use super::seen::SeenKeys;
 use super::{Decoded, Reject};
 use crate::batches::project as project_batch;
 use crate::catalog::{Rule, RuleKind, SourceDef};
 use crate::error::Result;
+use crate::source::Origin;
 
 /// Answers which values a reference table has.
 pub trait ForeignKeys {
@@ -29,15 +28,22 @@ pub trait ForeignKeys {
 /// A source's rules, and the primary keys that were seen.
 pub struct RuleSet {
     rules: Vec<Compiled>,
-    /// Keys of the rows that were counted. Exact, in memory: it grows with the number of keys.
-    seen: Option<Box<dyn GroupValues>>,
+    future: Option<Future>,
+    /// Keys of the rows that were counted.
+    seen: Option<SeenKeys>,
 }
 
 struct Compiled {
     rule: Rule,
     /// The columns that it reads, found by name: rows may hold only those that are needed.
     reads: SchemaRef,
-    check: Option<Arc<dyn PhysicalExpr>>,
+    check: Option<Check>,
+}
+
+/// How far the event time may be in the future.
+struct Future {
+    reads: SchemaRef,
+    max_future_ms: i64,
 }
 
 impl RuleSet {
@@ -52,22 +58,31 @@ impl RuleSet {
                     (project(&source.schema, columns)?, None)
                 }
                 RuleKind::Check(expr) => {
-                    let (reads, check) = compile(&expr.to_string(), &source.schema, session)
+                    let check = Check::new(&expr.to_string(), &source.schema, session)
                         .map_err(|e| source.place.error(e))?;
-                    (reads, Some(check))
+                    (Arc::clone(&check.reads), Some(check))
                 }
             };
             if let RuleKind::PrimaryKey(_) = rule.kind {
-                seen = Some(new_group_values(Arc::clone(&reads), &GroupOrdering::None)?);
+                seen = Some(SeenKeys::new(&reads)?);
             }
             rules.push(Compiled { rule: rule.clone(), reads, check });
         }
-        Ok(RuleSet { rules, seen })
+        let future = match &source.event_time {
+            Some(column) => Some(Future {
+                reads: project(&source.schema, [column])?,
+                max_future_ms: source.max_future_ms,
+            }),
+            None => None,
+        };
+        Ok(RuleSet { rules, future, seen })
     }
 
     /// The columns that the rules read.
     pub fn columns(&self) -> impl Iterator<Item = &String> {
-        self.rules.iter().flat_map(|compiled| compiled.reads.fields()).map(|field| field.name())
+        let event_time = self.future.iter().flat_map(|future| future.reads.fields());
+        let read = self.rules.iter().flat_map(|compiled| compiled.reads.fields());
+        read.chain(event_time).map(|field| field.name())
     }
 
     /// For each foreign key, the values of `rows` that `keys` does not have: a row of a table may be newer
@@ -90,15 +105,29 @@ impl RuleSet {
         Ok(missing)
     }
 
-    /// The rows that keep every rule, and of the others the first rule that each breaks.
-    pub fn judge(&mut self, decoded: Decoded, keys: &dyn ForeignKeys) -> Result<(Decoded, Vec<Reject>)> {
-        let Decoded { mut rows, mut messages } = decoded;
-        let mut rejects = Vec::new();
+    /// The rows that keep every rule, and of the others the first rule that each breaks. `origin` tells where the
+    /// message at a position comes from.
+    pub fn judge(
+        &mut self,
+        decoded: Decoded,
+        origin: &dyn Fn(u32) -> Origin,
+        keys: &dyn ForeignKeys,
+    ) -> Result<(Decoded, Vec<Reject>)> {
+        let mut judged = Judged { decoded, rejects: Vec::new() };
+        if let Some(future) = &self.future {
+            future.judge(&mut judged, origin)?;
+        }
         for compiled in &self.rules {
-            let values = project_batch(&rows, &compiled.reads)?;
+            let values = project_batch(&judged.decoded.rows, &compiled.reads)?;
+            let mut failed = BTreeMap::new();
             let keep = match &compiled.rule.kind {
                 RuleKind::NotNull(_) => arrow::compute::is_not_null(values.column(0))?,
-                RuleKind::Check(_) => compiled.holds(&values)?,
+                RuleKind::Check(_) => {
+                    let Some(check) = &compiled.check else { continue };
+                    let verdict = check.judge(&values);
+                    failed = verdict.failed;
+                    verdict.keep
+                }
                 RuleKind::ForeignKey { table, referred, .. } => {
                     let found = keys.contains(table, referred, values.columns())?;
                     // As in SQL: a foreign key with a NULL refers to nothing and is kept.
@@ -107,46 +136,77 @@ impl RuleSet {
                         found.iter().enumerate().map(|(i, f)| Some(f == Some(true) || nulls(i))),
                     )
                 }
-                RuleKind::PrimaryKey(_) => match &mut self.seen {
-                    Some(seen) => first_of_each(seen.as_mut(), values.columns())?,
-                    None => continue,
-                },
+                RuleKind::PrimaryKey(_) => {
+                    let Some(seen) = &mut self.seen else { continue };
+                    let messages = &judged.decoded.messages;
+                    seen.first_of_each(values.columns(), |row| origin(messages[row]))?
+                }
             };
-            if keep.true_count() == rows.num_rows() {
-                continue;
-            }
-            for (i, message) in messages.iter().enumerate().filter(|(i, _)| !keep.value(*i)) {
-                rejects.push(Reject {
-                    message: *message,
-                    rule: compiled.rule.name.clone(),
-                    reason: compiled.reason(&values, i),
-                });
-            }
-            let kept: Vec<u32> = (0..rows.num_rows() as u32).filter(|i| keep.value(*i as usize)).collect();
-            messages = kept.iter().map(|i| messages[*i as usize]).collect();
-            rows = take_record_batch(&rows, &UInt32Array::from(kept))?;
+            judged.keep(&keep, &compiled.rule.name, |row| match failed.get(&row) {
+                Some(error) => compiled.failure(error),
+                None => compiled.reason(&values, row),
+            })?;
         }
-        Ok((Decoded { rows, messages }, rejects))
+        Ok((judged.decoded, judged.rejects))
+    }
+
+    /// How many primary keys came in more than one partition.
+    pub fn keys_in_two_partitions(&self) -> u64 {
+        self.seen.as_ref().map_or(0, SeenKeys::in_two_partitions)
     }
 
     /// Bytes held for the primary keys.
     pub fn bytes(&self) -> usize {
-        self.seen.as_ref().map_or(0, |seen| seen.size())
+        self.seen.as_ref().map_or(0, SeenKeys::bytes)
+    }
+}
+
+/// Rows that have kept the rules so far, and the messages that have not.
+struct Judged {
+    decoded: Decoded,
+    rejects: Vec<Reject>,
+}
+
+impl Judged {
+    /// Keeps the rows of which `keep` is true, and rejects the others.
+    fn keep(&mut self, keep: &BooleanArray, rule: &str, reason: impl Fn(usize) -> String) -> Result<()> {
+        let Decoded { rows, messages } = &mut self.decoded;
+        if keep.true_count() == rows.num_rows() {
+            return Ok(());
+        }
+        for (row, message) in messages.iter().enumerate().filter(|(row, _)| !keep.value(*row)) {
+            self.rejects.push(Reject { message: *message, rule: rule.into(), reason: reason(row) });
+        }
+        let kept: Vec<u32> = (0..rows.num_rows() as u32).filter(|i| keep.value(*i as usize)).collect();
+        *messages = kept.iter().map(|i| messages[*i as usize]).collect();
+        *rows = take_record_batch(rows, &UInt32Array::from(kept))?;
+        Ok(())
+    }
+}
+
+impl Future {
+    fn judge(&self, judged: &mut Judged, origin: &dyn Fn(u32) -> Origin) -> Result<()> {
+        let times = Arc::clone(project_batch(&judged.decoded.rows, &self.reads)?.column(0));
+        let messages = judged.decoded.messages.clone();
+        let timestamp_ms = |row: usize| origin(messages[row]).timestamp_ms;
+        let in_time = future::is_in_time(&times, timestamp_ms, self.max_future_ms)?;
+        judged.keep(&in_time, FUTURE, |row| {
+            let time = array_value_to_string(&times, row).unwrap_or_default();
+            future::reason(self.reads.field(0).name(), &time, timestamp_ms(row), self.max_future_ms)
+        })
     }
 }
 
 impl Compiled {
-    /// A check holds unless it is false: as in SQL, NULL passes.
-    fn holds(&self, values: &RecordBatch) -> Result<BooleanArray> {
-        let Some(check) = &self.check else { return Ok(BooleanArray::from(vec![true; values.num_rows()])) };
-        let value = check.evaluate(values)?.into_array(values.num_rows())?;
-        let value = arrow::array::AsArray::as_boolean(&value);
-        Ok(BooleanArray::from_iter(value.iter().map(|v| Some(v != Some(false)))))
+    fn failure(&self, error: &str) -> String {
+        match &self.rule.kind {
+            RuleKind::Check(expr) => format!("{expr} can't be evaluated: {error}"),
+            _ => error.into(),
+        }
     }
 
     fn reason(&self, values: &RecordBatch, row: usize) -> String {
-        let value =
-            |column: &ArrayRef| arrow::util::display::array_value_to_string(column, row).unwrap_or_default();
+        let value = |column: &ArrayRef| array_value_to_string(column, row).unwrap_or_default();
         let values = values.columns().iter().map(value).collect::<Vec<_>>().join(", ");
         match &self.rule.kind {
             RuleKind::NotNull(column) => format!("{column} is missing or null"),
@@ -161,43 +221,11 @@ impl Compiled {
     }
 }
 
-/// True for the first row with each value that was not seen before, over all batches.
-fn first_of_each(seen: &mut dyn GroupValues, values: &[ArrayRef]) -> Result<BooleanArray> {
-    let mut next = seen.len();
-    let mut ids = Vec::new();
-    seen.intern(values, &mut ids)?;
-    // New values get the next number, in the order of their first rows.
-    Ok(BooleanArray::from_iter(ids.into_iter().map(|id| {
-        let is_first = id == next;
-        next += usize::from(is_first);
-        Some(is_first)
-    })))
-}
-
 /// The columns of `schema` with these names, in their order.
-fn project<'a>(schema: &Schema, names: impl IntoIterator<Item = &'a String>) -> Result<SchemaRef> {
+pub(super) fn project<'a>(schema: &Schema, names: impl IntoIterator<Item = &'a String>) -> Result<SchemaRef> {
     let positions = names.into_iter().map(|name| schema.index_of(name)).collect::<Result<Vec<_>, _>>()?;
     Ok(Arc::new(schema.project(&positions)?))
 }
 
-/// The columns that a condition reads, and the condition over rows of these.
-fn compile(
-    expr: &str,
-    schema: &SchemaRef,
-    session: &SessionState,
-) -> Result<(SchemaRef, Arc<dyn PhysicalExpr>)> {
-    let declared = schema;
-    let schema = DFSchema::try_from(Arc::clone(declared))?;
-    let parsed = DFParser::parse_sql_into_expr(expr)?;
-    let logical = session.create_logical_expr_from_sql_expr(parsed, &schema)?;
-    let data_type = logical.get_type(&schema)?;
-    if data_type != arrow::datatypes::DataType::Boolean {
-        return Err(crate::error::Error::Config(format!(
-            "CHECK ({expr}) is {data_type}; it must be true or false"
-        )));
-    }
-    let read: BTreeSet<_> = logical.column_refs().into_iter().map(|column| &column.name).collect();
-    let reads = project(declared, read)?;
-    let schema = DFSchema::try_from(Arc::clone(&reads))?;
-    Ok((reads, session.create_physical_expr(logical, &schema)?))
-}
+#[cfg(test)]
+mod tests;

@@ -12,6 +12,7 @@ use crate::catalog::{Catalog, SourceDef, TimestampFormat};
 use crate::engine::session;
 use crate::error::Result;
 use crate::queries::QueryFile;
+use crate::source::Origin;
 
 /// The table `candidates` with the ids `a` and `b`.
 struct Candidates;
@@ -22,6 +23,11 @@ impl ForeignKeys for Candidates {
         let ids = values[0].as_string::<i32>();
         Ok(ids.iter().map(|id| Some(id == Some("a") || id == Some("b"))).collect())
     }
+}
+
+/// Messages of one partition, one after the other.
+fn by_position(message: u32) -> Origin {
+    Origin { offset: message.into(), ..Origin::default() }
 }
 
 async fn declare(columns: &str, options: &str) -> Result<SourceDef> {
@@ -318,8 +324,8 @@ async fn columns_that_nobody_needs_are_judged_and_not_kept() {
     for name in ["v", "n"] {
         assert_eq!(of_some.rows.column_by_name(name), of_all.rows.column_by_name(name));
     }
-    let (judged_all, broken_all) = all_rules.judge(of_all, &Candidates).unwrap();
-    let (judged, broken) = rules.judge(of_some, &Candidates).unwrap();
+    let (judged_all, broken_all) = all_rules.judge(of_all, &by_position, &Candidates).unwrap();
+    let (judged, broken) = rules.judge(of_some, &by_position, &Candidates).unwrap();
     assert_eq!((judged.messages, broken), (judged_all.messages, broken_all));
 }
 
@@ -336,7 +342,7 @@ async fn judge(messages: &[String], size: usize) -> (Vec<String>, Vec<String>) {
     for part in messages.chunks(size) {
         let payloads: Vec<_> = part.iter().map(|message| Some(message.as_bytes())).collect();
         let (decoded, _) = decoder.decode(&payloads).unwrap();
-        let (judged, mut rejects) = rules.judge(decoded, &Candidates).unwrap();
+        let (judged, mut rejects) = rules.judge(decoded, &by_position, &Candidates).unwrap();
         let rows = judged.rows;
         counted.extend(rows.column(0).as_string::<i32>().iter().flatten().map(String::from));
         rejects.sort_by_key(|reject| reject.message);

@@ -40,7 +40,24 @@ pub struct MessageRef<'a> {
     pub payload: Option<&'a [u8]>,
 }
 
+/// Where a message stands among all of its topic: by the broker's timestamp, then by partition and offset.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Origin {
+    /// When it was produced, in milliseconds since 1970, if that is known.
+    pub timestamp_ms: Option<i64>,
+    /// The partition.
+    pub partition: i32,
+    /// The offset in it.
+    pub offset: i64,
+}
+
 impl RawBatch {
+    /// Where the message at a position comes from.
+    pub fn origin(&self, position: u32) -> Origin {
+        let Message { timestamp_ms, partition, offset, .. } = self.messages[position as usize];
+        Origin { timestamp_ms, partition, offset }
+    }
+
     /// Number of messages.
     pub fn len(&self) -> usize {
         self.messages.len()
