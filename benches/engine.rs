@@ -9,7 +9,6 @@ use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray}
 use arrow::datatypes::SchemaRef;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use datafusion::datasource::MemTable;
-use datafusion::prelude::SessionContext;
 use tally::catalog::Catalog;
 use tally::engine::{Engine, session};
 use tally::queries::QueryFile;
@@ -67,7 +66,7 @@ async fn keep_up(batches: &[RecordBatch]) -> Duration {
 
 /// Time of one GROUP BY over all rows.
 async fn plain(batches: &[RecordBatch]) -> Duration {
-    let context = SessionContext::new_with_config(session::base_config().with_target_partitions(1));
+    let context = session::batch(session::base_config().with_target_partitions(1));
     let table = MemTable::try_new(batches[0].schema(), vec![batches.to_vec()]).expect("a table");
     context.register_table("votes", Arc::new(table)).expect("registered");
     let start = Instant::now();
@@ -126,7 +125,7 @@ fn lookup(criterion: &mut Criterion) {
         group.bench_function(BenchmarkId::new("view", size), |bencher| {
             bencher.iter(|| runtime.block_on(engine.apply("votes", batch.clone(), None)).expect("applied"));
         });
-        let context = SessionContext::new_with_config(session::base_config().with_target_partitions(1));
+        let context = session::batch(session::base_config().with_target_partitions(1));
         for (name, rows) in [("votes", &batch), ("registered", &table)] {
             let table = MemTable::try_new(rows.schema(), vec![vec![rows.clone()]]).expect("a table");
             context.register_table(name, Arc::new(table)).expect("registered");

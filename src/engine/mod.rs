@@ -9,6 +9,7 @@ mod below;
 mod bound;
 mod dedup;
 mod delta;
+mod exact;
 mod finish;
 mod function;
 mod held;

@@ -192,8 +192,7 @@ impl Built {
 
     /// Plain DataFusion over all rows so far.
     async fn recount_session(&mut self) -> SessionContext {
-        let session = SessionContext::new_with_config(session::base_config());
-        windows::register(&session);
+        let session = session::batch(session::base_config());
         let register = |name: &str, schema: &SchemaRef, batches: Option<&Vec<RecordBatch>>| {
             let batches = batches.cloned().unwrap_or_default();
             let table = MemTable::try_new(Arc::clone(schema), vec![batches]).unwrap();
@@ -347,7 +346,7 @@ impl sqllogictest::AsyncDB for Database {
                 let table = word(2);
                 let schema = self.0.schema(&table).unwrap_or_else(|| panic!("{table} is not declared"));
                 // Values are read as the table's types by DataFusion's own INSERT.
-                let session = SessionContext::new_with_config(session::base_config());
+                let session = session::batch(session::base_config());
                 let empty = MemTable::try_new(schema, vec![vec![]]).unwrap();
                 session.register_table(table.as_str(), Arc::new(empty))?;
                 session.sql(sql).await?.collect().await?;

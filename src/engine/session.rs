@@ -3,11 +3,13 @@
 
 use std::sync::Arc;
 
+use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::optimizer::Optimizer;
 use datafusion::prelude::{SessionConfig, SessionContext};
 
 use super::types::MapTypes;
+use super::{exact, windows};
 
 /// Schema of the bare names: sources, views, and the reference tables that nothing else is named like.
 pub const PUBLIC: &str = "public";
@@ -40,13 +42,29 @@ pub fn continuous() -> SessionContext {
         .into_iter()
         .filter(|rule| rule.name() != "single_distinct_aggregation_to_group_by")
         .collect();
-    let state = SessionStateBuilder::new()
+    build(builder(config).with_optimizer_rules(rules))
+}
+
+/// A session for a query over all rows at once, such as a recount: what SQL means is the same as in
+/// [`continuous`].
+pub fn batch(config: SessionConfig) -> SessionContext {
+    build(builder(config))
+}
+
+/// The same with an environment of its own, which limits what queries may use.
+pub fn batch_within(config: SessionConfig, environment: Arc<RuntimeEnv>) -> SessionContext {
+    build(builder(config).with_runtime_env(environment))
+}
+
+fn builder(config: SessionConfig) -> SessionStateBuilder {
+    SessionStateBuilder::new()
         .with_config(config)
         .with_default_features()
-        .with_optimizer_rules(rules)
         .with_type_planner(Arc::new(MapTypes))
-        .build();
-    let session = SessionContext::new_with_state(state);
-    super::windows::register(&session);
+}
+
+fn build(builder: SessionStateBuilder) -> SessionContext {
+    let session = SessionContext::new_with_state(exact::build(builder));
+    windows::register(&session);
     session
 }

@@ -100,7 +100,7 @@ async fn engine() -> Engine {
 }
 
 async fn batch_answer(query: &str, all: &[RecordBatch], reference: &RecordBatch) -> Vec<Vec<String>> {
-    let context = SessionContext::new_with_config(session::base_config());
+    let context = session::batch(session::base_config());
     context
         .register_table("events", Arc::new(MemTable::try_new(source_schema(), vec![all.to_vec()]).unwrap()))
         .unwrap();

@@ -28,6 +28,7 @@ use tokio::sync::Semaphore;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::config::Config;
+use crate::engine::session;
 use crate::error::{Error, Result};
 use crate::snapshot::{Published, Reader};
 
@@ -241,7 +242,7 @@ impl Sql {
             .with_information_schema(true)
             .with_target_partitions(1);
         config.options_mut().sql_parser.collect_spans = true;
-        let context = SessionContext::new_with_config_rt(config, self.environment.clone());
+        let context = session::batch_within(config, self.environment.clone());
         for (name, view) in &published.views {
             context.register_table(TableReference::bare(name.as_str()), Arc::new(ViewTable(view.clone())))?;
         }

@@ -1,0 +1,131 @@
+//! What DataFusion's own functions and operators do wrong with some value, done right: integers wrap, decimals
+//! outgrow their precision, DISTINCT is ignored, a state that is taken up again loses digits. Each keeps its SQL name,
+//! so every session of Tally gives it the same meaning.
+
+mod arithmetic;
+mod average;
+mod bits;
+mod moments;
+mod scalars;
+mod sum;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray};
+use arrow::datatypes::{DataType, Decimal32Type, Decimal64Type, Decimal128Type, Decimal256Type};
+use arrow::error::ArrowError;
+use datafusion::execution::FunctionRegistry;
+use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
+use datafusion::functions_aggregate::{average as avg, bit_and_or_xor, covariance, regr, stddev, variance};
+use datafusion::logical_expr::{AggregateUDF, ScalarUDF};
+use datafusion::optimizer::analyzer::function_rewrite::ApplyFunctionRewrites;
+
+use self::arithmetic::Checked;
+
+/// The session that `builder` describes, with all of these in it.
+pub fn build(builder: SessionStateBuilder) -> SessionState {
+    let rewrite = Arc::new(Checked);
+    // Once more after type coercion: before it not every type is known.
+    let last = ApplyFunctionRewrites::new(vec![Arc::clone(&rewrite) as _]);
+    let mut state = builder.with_analyzer_rule(Arc::new(last)).build();
+    const INFALLIBLE: &str = "invariant: a session state takes every rewrite and function";
+    state.register_function_rewrite(rewrite).expect(INFALLIBLE);
+    for function in functions() {
+        state.register_udaf(Arc::new(function)).expect(INFALLIBLE);
+    }
+    let mended: Vec<_> = state.scalar_functions().values().filter_map(scalars::Mended::new).collect();
+    for function in mended {
+        state.register_udf(Arc::new(ScalarUDF::from(function))).expect(INFALLIBLE);
+    }
+    state
+}
+
+fn functions() -> Vec<AggregateUDF> {
+    let mut functions = vec![
+        AggregateUDF::from(sum::CheckedSum::new()),
+        AggregateUDF::from(average::CheckedAvg::new(avg::avg_udaf())),
+    ];
+    let bits =
+        [bit_and_or_xor::bit_and_udaf(), bit_and_or_xor::bit_or_udaf(), bit_and_or_xor::bit_xor_udaf()];
+    functions.extend(bits.map(|inner| AggregateUDF::from(bits::Bits::new(inner))));
+    let moments = [
+        variance::var_samp_udaf(),
+        variance::var_pop_udaf(),
+        stddev::stddev_udaf(),
+        stddev::stddev_pop_udaf(),
+        covariance::covar_samp_udaf(),
+        covariance::covar_pop_udaf(),
+        regr::regr_slope_udaf(),
+        regr::regr_intercept_udaf(),
+        regr::regr_count_udaf(),
+        regr::regr_r2_udaf(),
+        regr::regr_avgx_udaf(),
+        regr::regr_avgy_udaf(),
+        regr::regr_sxx_udaf(),
+        regr::regr_syy_udaf(),
+        regr::regr_sxy_udaf(),
+    ];
+    functions.extend(moments.into_iter().filter_map(moments::Resumable::new).map(AggregateUDF::from));
+    functions
+}
+
+/// Whether every decimal of `values` has at most the digits that its type allows; other types always do.
+fn check_precision(values: &ArrayRef) -> Result<(), ArrowError> {
+    match values.data_type() {
+        DataType::Decimal32(precision, _) => {
+            values.as_primitive::<Decimal32Type>().validate_decimal_precision(*precision)
+        }
+        DataType::Decimal64(precision, _) => {
+            values.as_primitive::<Decimal64Type>().validate_decimal_precision(*precision)
+        }
+        DataType::Decimal128(precision, _) => {
+            values.as_primitive::<Decimal128Type>().validate_decimal_precision(*precision)
+        }
+        DataType::Decimal256(precision, _) => {
+            values.as_primitive::<Decimal256Type>().validate_decimal_precision(*precision)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What an aggregate function of DataFusion says of itself, said by one that wraps it as `inner`.
+macro_rules! as_inner {
+    () => {
+        fn name(&self) -> &str {
+            self.inner.name()
+        }
+        fn aliases(&self) -> &[String] {
+            self.inner.aliases()
+        }
+        fn signature(&self) -> &Signature {
+            self.inner.signature()
+        }
+        fn return_type(&self, arg_types: &[DataType]) -> Result<DataType> {
+            self.inner.return_type(arg_types)
+        }
+        fn is_nullable(&self) -> bool {
+            self.inner.is_nullable()
+        }
+        fn default_value(&self, data_type: &DataType) -> Result<ScalarValue> {
+            self.inner.default_value(data_type)
+        }
+        fn state_fields(&self, args: StateFieldsArgs) -> Result<Vec<FieldRef>> {
+            self.inner.state_fields(args)
+        }
+        fn order_sensitivity(&self) -> AggregateOrderSensitivity {
+            self.inner.order_sensitivity()
+        }
+        fn reverse_expr(&self) -> ReversedUDAF {
+            self.inner.reverse_udf()
+        }
+        fn set_monotonicity(&self, data_type: &DataType) -> SetMonotonicity {
+            self.inner.inner().set_monotonicity(data_type)
+        }
+        fn documentation(&self) -> Option<&Documentation> {
+            self.inner.documentation()
+        }
+    };
+}
+use as_inner;
