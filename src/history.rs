@@ -16,6 +16,7 @@ use datafusion::logical_expr::{Expr, TableType};
 use datafusion::physical_plan::stream::RecordBatchReceiverStream;
 use datafusion::physical_plan::streaming::PartitionStream;
 use datafusion::physical_plan::{ExecutionPlan, SendableRecordBatchStream};
+use tokio::sync::mpsc::Sender;
 use tokio::sync::watch;
 
 use crate::catalog::SourceDef;
@@ -24,7 +25,7 @@ use crate::decode;
 use crate::engine::session;
 use crate::error::Error;
 use crate::reference::References;
-use crate::source::{Bounds, KafkaReader};
+use crate::source::{Bounds, KafkaSource, Source};
 
 const BATCHES_AHEAD: usize = 2;
 
@@ -43,16 +44,20 @@ impl KafkaTable {
     }
 
     /// Reads the topic in a thread of its own; rows go out as they are judged.
-    fn scan_all(&self, send: impl Fn(Result<RecordBatch>) -> bool) -> Result<(), Error> {
+    fn scan_all(&self, sender: &Sender<Result<RecordBatch>>) -> Result<(), Error> {
         let (decoder, mut rules) = decode::of_source(&self.source, None, &session::continuous().state())?;
         let references = self.references.borrow().clone();
-        let mut reader = KafkaReader::open(&self.config, &self.source.topic, Bounds::UntilNow)?;
-        while let Some(batch) =
-            reader.next(self.config.batch_rows, Duration::from_millis(self.config.trigger_ms))?
-        {
-            let (decoded, _) = decoder.decode(&batch.payloads())?;
-            let (judged, _) = rules.judge(decoded, &|message| batch.origin(message), &references)?;
-            if judged.rows.num_rows() > 0 && !send(Ok(judged.rows)) {
+        let topic = &self.source.topic;
+        let mut source = KafkaSource::open(&self.config, topic, Bounds::UntilNow, self.source.start)?;
+        // While Kafka is away nothing comes; whoever asked may then have given up.
+        while !sender.is_closed() {
+            let polled = source.poll(self.config.batch_rows, Duration::from_millis(self.config.trigger_ms));
+            let (decoded, _) = decoder.decode(&polled.batch.payloads())?;
+            let (judged, _) = rules.judge(decoded, &|message| polled.batch.origin(message), &references)?;
+            if judged.rows.num_rows() > 0 && sender.blocking_send(Ok(judged.rows)).is_err() {
+                break;
+            }
+            if polled.state.ended {
                 break;
             }
         }
@@ -76,9 +81,7 @@ impl PartitionStream for KafkaTable {
         let sender = builder.tx();
         let table = self.clone();
         builder.spawn_blocking(move || {
-            table
-                .scan_all(|rows| sender.blocking_send(rows).is_ok())
-                .map_err(|e| DataFusionError::External(Box::new(e)))
+            table.scan_all(&sender).map_err(|e| DataFusionError::External(Box::new(e)))
         });
         builder.build()
     }

@@ -7,8 +7,10 @@
 pub mod batches;
 pub mod clients;
 pub mod config;
+mod describe;
 pub mod error;
 pub mod guard;
+pub mod outage;
 pub mod row_index;
 pub mod shutdown;
 

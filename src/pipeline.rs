@@ -26,14 +26,16 @@ use crate::reference::{
     Wanted,
 };
 use crate::shutdown::Shutdown;
-use crate::sink::KafkaSink;
+use crate::sink::{self, KafkaSink, Record, Sink};
 use crate::snapshot::{Published, Reader, Status, ViewSnapshot};
-use crate::source::{Bounds, KafkaReader, RawBatch};
+use crate::source::{Bounds, KafkaSource, RawBatch, Source as _, SourceState};
 
 /// Micro-batches that wait for the engine while it computes; more would only cost memory.
 const BATCHES_AHEAD: usize = 2;
 /// How often the ends of the partitions are asked for, and the status is published when nothing happens.
 const STATUS_INTERVAL: Duration = Duration::from_millis(500);
+/// How long is waited for Kafka before it is looked whether to stop.
+const WRITE_SLICE: Duration = Duration::from_millis(200);
 /// How long the polling threads may take to end; one that waits for a dead broker takes longer.
 const POLLERS_PATIENCE: Duration = Duration::from_secs(1);
 /// How long Postgres is left alone before a lookup is tried again.
@@ -48,7 +50,7 @@ pub struct Pipeline {
     references: watch::Sender<References>,
     reference_reader: ReferenceReader,
     sources: Vec<Source>,
-    sink: KafkaSink,
+    sink: Box<dyn Sink>,
     publisher: watch::Sender<Arc<Published>>,
     /// Tables for ad-hoc SQL that need the operator's token, by name.
     restricted: Vec<(String, Arc<dyn TableProvider>)>,
@@ -70,9 +72,7 @@ struct Source {
 struct Polled {
     source: usize,
     batch: RawBatch,
-    /// Next offset and end of each partition, when they were asked for.
-    progress: Option<BTreeMap<i32, (i64, i64)>>,
-    caught_up: bool,
+    state: SourceState,
 }
 
 impl Pipeline {
@@ -125,7 +125,7 @@ impl Pipeline {
             let (decoder, rules) = decode::of_source(&def, Some(read), &planning)?;
             sources.push(Source { decoder, rules, progress: Progress::new(&def), def });
         }
-        let sink = KafkaSink::open(&config)?;
+        let sink = Box::new(KafkaSink::open(&config, BTreeMap::new())?);
         let started_at = SystemTime::now();
         let mut pipeline = Pipeline {
             publisher: watch::Sender::new(Arc::new(Published {
@@ -188,7 +188,7 @@ impl Pipeline {
         loop {
             tokio::select! {
                 polled = polled.recv() => match polled {
-                    Some(polled) => self.micro_batch(polled?).await?,
+                    Some(polled) => self.micro_batch(polled).await?,
                     None => return Err(Error::kafka("reading", "the polling threads have ended")),
                 },
                 table = self.reference_reader.next() => self.renew(table).await?,
@@ -206,21 +206,20 @@ impl Pipeline {
         Ok(())
     }
 
-    fn poll_in_thread(
-        &mut self,
-        source: usize,
-        sender: mpsc::Sender<Result<Polled>>,
-        stop: Shutdown,
-    ) -> Result<()> {
-        let topic = self.sources[source].def.topic.clone();
-        let config = Arc::clone(&self.config);
-        let mut reader = block_in_place(|| KafkaReader::open(&config, &topic, Bounds::Endless))?;
+    fn poll_in_thread(&mut self, source: usize, sender: mpsc::Sender<Polled>, stop: Shutdown) -> Result<()> {
+        let def = Arc::clone(&self.sources[source].def);
+        let (topic, config) = (&def.topic, Arc::clone(&self.config));
+        let mut reader = block_in_place(|| KafkaSource::open(&config, topic, Bounds::Endless, def.start))?;
         let poll = move || {
-            let mut asked_at = None;
+            let mut told = None;
             while !stop.is_cancelled() {
-                let result = poll_once(&mut reader, source, &config, &mut asked_at);
-                let failed = result.is_err();
-                if result.transpose().is_some_and(|polled| sender.blocking_send(polled).is_err()) || failed {
+                let polled = reader.poll(config.batch_rows, Duration::from_millis(config.trigger_ms));
+                if polled.batch.is_empty() && told.as_ref() == Some(&polled.state) {
+                    continue;
+                }
+                told = Some(polled.state.clone());
+                if sender.blocking_send(Polled { source, batch: polled.batch, state: polled.state }).is_err()
+                {
                     return;
                 }
             }
@@ -236,13 +235,13 @@ impl Pipeline {
     /// One micro-batch from raw messages to published views.
     async fn micro_batch(&mut self, polled: Polled) -> Result<()> {
         let source = &mut self.sources[polled.source];
-        source.progress.polled(polled.progress, polled.caught_up, &polled.batch.next_offsets);
+        source.progress.polled(&polled.state);
         let mut changes = Vec::new();
         if !polled.batch.is_empty() {
             let begun = Instant::now();
             self.epoch += 1;
             changes = self.execute(polled.source, &polled.batch).await?;
-            self.write(&changes)?;
+            self.write(&changes).await?;
             self.publish(&changes).await;
             self.batches.add(polled.batch.len() as u64, begun.elapsed());
         }
@@ -251,7 +250,7 @@ impl Pipeline {
             tracing::info!("caught up with every source at epoch {}", self.epoch);
             // While catching up the topics kept what an earlier run wrote; now they get every row once.
             let all = self.engine.all_rows()?;
-            self.write(&all)?;
+            self.write(&all).await?;
             self.publish(&changes).await;
         }
         Ok(())
@@ -291,9 +290,10 @@ impl Pipeline {
         let (judged, refused) =
             block_in_place(|| source.rules.judge(decoded, &|message| batch.origin(message), &references))?;
         rejects.extend(refused);
+        let mut letters = Vec::new();
         for reject in &rejects {
             source.progress.rejected(&reject.rule);
-            source.write_dead_letter(&self.sink, batch, reject)?;
+            letters.extend(source.dead_letter(batch, reject));
         }
         source.progress.counted(judged.rows.num_rows(), batch.len() as u64);
         for table in &renewed {
@@ -306,14 +306,15 @@ impl Pipeline {
         for (row, view) in &applied.late {
             source.progress.late(view);
             let late = Reject::late(judged.messages[*row as usize], view);
-            source.write_dead_letter(&self.sink, batch, &late)?;
+            letters.extend(source.dead_letter(batch, &late));
         }
         for error in &applied.errors {
             if let Some(row) = error.row {
                 let reject = Reject::of_view(judged.messages[row as usize], &error.view, &error.reason);
-                source.write_dead_letter(&self.sink, batch, &reject)?;
+                letters.extend(source.dead_letter(batch, &reject));
             }
         }
+        letters.into_iter().for_each(|letter| self.sink.send(letter));
         changes.extend(applied.changes);
         self.check_state()?;
         Ok(changes)
@@ -329,18 +330,20 @@ impl Pipeline {
         }
         self.engine.set_reference(&name, batches);
         let changes = self.engine.refresh(&BTreeSet::from([name])).await?;
-        self.write(&changes)?;
+        self.write(&changes).await?;
         self.publish(&changes).await;
         Ok(())
     }
 
-    fn write(&self, changes: &[ViewChange]) -> Result<()> {
-        block_in_place(|| {
-            // What a view without state has to say, it can say only now.
-            let due = changes.iter().filter(|change| self.ready || change.stateless);
-            due.into_iter().try_for_each(|change| self.sink.write_changes(change, self.epoch))?;
-            self.sink.flush()
-        })
+    async fn write(&mut self, changes: &[ViewChange]) -> Result<()> {
+        // What a view without state has to say, it can say only now.
+        for change in changes.iter().filter(|change| self.ready || change.stateless) {
+            sink::changelog(change, self.epoch)?.into_iter().for_each(|record| self.sink.send(record));
+        }
+        while block_in_place(|| self.sink.poll(WRITE_SLICE)).pending > 0 {
+            tokio::task::yield_now().await;
+        }
+        Ok(())
     }
 
     fn state_bytes(&self) -> usize {
@@ -398,28 +401,8 @@ impl Pipeline {
 }
 
 impl Source {
-    fn write_dead_letter(&self, sink: &KafkaSink, batch: &RawBatch, reject: &Reject) -> Result<()> {
-        match &self.def.dead_letter_topic {
-            Some(topic) => sink.write_dead_letter(topic, &self.def.topic, batch.get(reject.message), reject),
-            None => Ok(()),
-        }
+    fn dead_letter(&self, batch: &RawBatch, reject: &Reject) -> Option<Record> {
+        let topic = self.def.dead_letter_topic.as_deref()?;
+        Some(sink::dead_letter(&topic.into(), &self.def.topic, batch, reject))
     }
-}
-
-fn poll_once(
-    reader: &mut KafkaReader,
-    source: usize,
-    config: &Config,
-    asked_at: &mut Option<Instant>,
-) -> Result<Option<Polled>> {
-    let wait = Duration::from_millis(config.trigger_ms);
-    let Some(batch) = reader.next(config.batch_rows, wait)? else { return Ok(None) };
-    let progress = if asked_at.is_none_or(|at| at.elapsed() >= STATUS_INTERVAL) {
-        *asked_at = Some(Instant::now());
-        Some(reader.progress()?)
-    } else {
-        None
-    };
-    let news = progress.is_some() || !batch.is_empty();
-    Ok(news.then(|| Polled { source, batch, progress, caught_up: reader.caught_up() }))
 }

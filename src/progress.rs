@@ -7,6 +7,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 
 use crate::catalog::SourceDef;
 use crate::snapshot::{BatchStatus, PartitionStatus, SourceStatus, Status};
+use crate::source::SourceState;
 
 /// The rate is that of the last seconds, so many of them.
 const RATE_WINDOW: Duration = Duration::from_secs(5);
@@ -14,8 +15,7 @@ const RATE_WINDOW: Duration = Duration::from_secs(5);
 /// One source's counters.
 pub struct Progress {
     status: SourceStatus,
-    offsets: BTreeMap<i32, (i64, i64)>,
-    caught_up: bool,
+    state: SourceState,
     /// When how many had been received.
     history: VecDeque<(Instant, u64)>,
 }
@@ -30,28 +30,14 @@ impl Progress {
                 dead_letter_topic: source.dead_letter_topic.clone(),
                 ..SourceStatus::default()
             },
-            offsets: BTreeMap::new(),
-            caught_up: false,
+            state: SourceState::default(),
             history: VecDeque::from([(Instant::now(), 0)]),
         }
     }
 
-    /// Notes where the reader is: of each partition the next offset, and the end if it was asked for.
-    pub fn polled(
-        &mut self,
-        ends: Option<BTreeMap<i32, (i64, i64)>>,
-        caught_up: bool,
-        next_offsets: &BTreeMap<i32, i64>,
-    ) {
-        if let Some(ends) = ends {
-            self.offsets = ends;
-        }
-        for (partition, next) in next_offsets {
-            let (offset, end) = self.offsets.entry(*partition).or_default();
-            *offset = *next;
-            *end = (*end).max(*next);
-        }
-        self.caught_up |= caught_up;
+    /// Notes where the source is.
+    pub fn polled(&mut self, state: &SourceState) {
+        self.state = state.clone();
     }
 
     /// Counts a message that broke `rule`.
@@ -78,29 +64,29 @@ impl Progress {
 
     /// Partitions that have messages which are not read yet.
     pub fn unread(&self) -> BTreeSet<i32> {
-        let unread = self.offsets.iter().filter(|(_, (next, end))| next < end);
-        unread.map(|(partition, _)| *partition).collect()
+        self.state.unread()
     }
 
     /// Whether all that was there at the start has been read.
     pub fn caught_up(&self) -> bool {
-        self.caught_up
+        self.state.caught_up
     }
 
     /// As `/api/status` shows it. `watermark`: in nanoseconds since 1970.
     pub fn status(&self, watermark: Option<i64>) -> SourceStatus {
         let watermark = watermark.map(DateTime::from_timestamp_nanos);
         SourceStatus {
-            lag: self.offsets.values().map(|(next, end)| (end - next).max(0) as u64).sum(),
+            lag: self.state.lag(),
             rate_per_s: self.rate_per_s(),
             watermark: watermark.map(|time| time.to_rfc3339_opts(SecondsFormat::Millis, true)),
             partitions: self
-                .offsets
+                .state
+                .partitions
                 .iter()
-                .map(|(partition, (offset, end))| PartitionStatus {
+                .map(|(partition, state)| PartitionStatus {
                     partition: *partition,
-                    offset: *offset,
-                    end: *end,
+                    offset: state.next,
+                    end: state.end,
                 })
                 .collect(),
             ..self.status.clone()

@@ -11,7 +11,7 @@ use super::rule::rules;
 use super::{Place, Rule, RuleKind, bare_name, duration_ms, literal};
 use crate::error::Result;
 
-const SOURCE_OPTIONS: [&str; 7] = [
+const SOURCE_OPTIONS: [&str; 8] = [
     "format",
     "timestamp_format",
     "event_time",
@@ -19,7 +19,10 @@ const SOURCE_OPTIONS: [&str; 7] = [
     "allowed_lateness",
     "max_future",
     "dead_letter_topic",
+    "start",
 ];
+const STARTS: [(&str, Start); 2] =
+    [("earliest", Start::Earliest), ("earliest_available", Start::EarliestAvailable)];
 /// Clocks of producers and brokers differ by less, unless the source says otherwise.
 const MAX_FUTURE_MS: i64 = 5 * 60 * 1000;
 const TIMESTAMP_FORMATS: [(&str, TimestampFormat); 5] = [
@@ -55,6 +58,16 @@ impl TimestampFormat {
     }
 }
 
+/// Where the reading of a source begins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Start {
+    /// At its first message ever. A topic that no longer has it is refused: the count would be of less.
+    #[default]
+    Earliest,
+    /// At the oldest message that the topic still has; what is lost is told in the status.
+    EarliestAvailable,
+}
+
 /// A declared stream.
 #[derive(Clone, Debug)]
 pub struct SourceDef {
@@ -81,6 +94,8 @@ pub struct SourceDef {
     pub max_future_ms: i64,
     /// Topic for the messages that break a rule.
     pub dead_letter_topic: Option<String>,
+    /// Where its reading begins.
+    pub start: Start,
 }
 
 pub(super) async fn source(
@@ -137,6 +152,16 @@ pub(super) async fn source(
         })?,
         None => TimestampFormat::default(),
     };
+    let start = match options.get("start") {
+        Some(name) => {
+            let found = STARTS.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
+            found.map(|(_, start)| *start).ok_or_else(|| {
+                let known = STARTS.map(|(known, _)| known).join(" or ");
+                place.error(format!("start '{name}' is not known; it is {known}"))
+            })?
+        }
+        None => Start::default(),
+    };
     let event_time = options.remove("event_time");
     if let Some(time) = &event_time {
         column(time)?;
@@ -174,6 +199,7 @@ pub(super) async fn source(
         allowed_lateness_ms: allowed_lateness_ms.unwrap_or(0),
         max_future_ms: max_future_ms.unwrap_or(MAX_FUTURE_MS),
         dead_letter_topic: options.remove("dead_letter_topic"),
+        start,
         place,
     })
 }

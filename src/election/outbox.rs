@@ -17,7 +17,7 @@ use crate::clients;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::sink::wait_until_sent;
-use crate::source::{Bounds, KafkaReader};
+use crate::source::{Bounds, KafkaSource, Source, Start};
 
 /// Fences an earlier `tally vote` whose messages may still be on their way.
 const TRANSACTIONAL_ID: &str = "tally-vote";
@@ -115,8 +115,14 @@ impl Outbox {
         let left = pending.len();
         let sent = tokio::task::block_in_place(|| -> Result<Vec<String>> {
             let mut sent = Vec::new();
-            let mut reader = KafkaReader::open(config, VOTES_TOPIC, Bounds::UntilNow)?;
-            while let Some(batch) = reader.next(READ_ROWS, READ_WAIT)? {
+            // What is in the outbox is recent: it is not among what the topic may have lost.
+            let start = Start::EarliestAvailable;
+            let mut topic = KafkaSource::open(config, VOTES_TOPIC, Bounds::UntilNow, start)?;
+            let mut ended = false;
+            while !ended {
+                let polled = topic.poll(READ_ROWS, READ_WAIT);
+                ended = polled.state.ended;
+                let batch = polled.batch;
                 for message in (0..batch.len() as u32).map(|i| batch.get(i)) {
                     let key = message.key.and_then(|key| std::str::from_utf8(key).ok()).unwrap_or_default();
                     // A bad message may have a voter's key; only the very vote counts as sent.

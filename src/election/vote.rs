@@ -14,7 +14,7 @@ use super::outbox::Outbox;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::shutdown::Shutdown;
-use crate::source::{Bounds, KafkaReader, RawBatch};
+use crate::source::{Bounds, KafkaSource, RawBatch, Source, Start};
 
 /// Most votes of one transaction.
 const VOTES_AT_ONCE: usize = 5_000;
@@ -138,12 +138,15 @@ async fn vote_alone(
         begun: Instant::now(),
     };
     let bounds = if options.follow { Bounds::Endless } else { Bounds::UntilNow };
-    let mut reader = tokio::task::block_in_place(|| KafkaReader::open(config, VOTERS_TOPIC, bounds))?;
+    let open = || KafkaSource::open(config, VOTERS_TOPIC, bounds, Start::EarliestAvailable);
+    let mut announced = tokio::task::block_in_place(open)?;
     let at_once =
         options.rate.map_or(VOTES_AT_ONCE, |rate| ((rate / STEPS_PER_S) as usize).clamp(1, VOTES_AT_ONCE));
-    while !shutdown.is_cancelled() {
-        let Some(batch) = tokio::task::block_in_place(|| reader.next(READ_ROWS, READ_WAIT))? else { break };
-        let votes = polls.choose(&batch);
+    let mut ended = false;
+    while !ended && !shutdown.is_cancelled() {
+        let polled = tokio::task::block_in_place(|| announced.poll(READ_ROWS, READ_WAIT));
+        ended = polled.state.ended;
+        let votes = polls.choose(&polled.batch);
         for chunk in votes.chunks(at_once) {
             if shutdown.is_cancelled() {
                 break;

@@ -1,77 +1,104 @@
-//! Writes what changed to Kafka: each view's changelog, and the messages that broke a rule.
+//! Records out: each view's changelog, and the messages that broke a rule. To Kafka, or to memory, where a test
+//! says what goes wrong.
+//!
+//! A sink never fails once it is open. While nothing can be sent it keeps what it was given, in order, says so,
+//! and goes on by itself; what the other side will never take is *refused*: told, counted, and left out.
 
 mod json;
+mod kafka;
+mod memory;
 mod producer;
+mod records;
 
-use rdkafka::message::{Header, OwnedHeaders};
+use std::borrow::Cow;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
 
 pub use json::{keys, rows};
+pub use kafka::KafkaSink;
+pub use memory::{MemorySink, MemoryTopics};
 pub use producer::{CheckedProducer, wait_until_sent};
+pub use records::{changelog, cut, dead_letter};
 
-use crate::clients;
-use crate::config::Config;
-use crate::decode::Reject;
-use crate::engine::{Op, ViewChange};
-use crate::error::Result;
-use crate::source::MessageRef;
+use crate::outage::Outage;
 
-/// A producer of changelogs and dead letters.
-pub struct KafkaSink {
-    producer: CheckedProducer,
+/// Takes records. Used by one thread.
+pub trait Sink: Send {
+    /// Queues a record. Records of one key are stored in the order in which they were queued.
+    fn send(&mut self, record: Record);
+
+    /// Waits until every queued record is stored or refused, at most `wait` long.
+    fn poll(&mut self, wait: Duration) -> Progress;
 }
 
-impl KafkaSink {
-    /// Opens the producer.
-    pub fn open(config: &Config) -> Result<KafkaSink> {
-        let defaults = [("linger.ms", "2"), ("compression.type", "lz4")];
-        Ok(KafkaSink { producer: CheckedProducer::open(clients::kafka(config), &defaults)? })
-    }
+/// A record to be written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// The topic.
+    pub topic: Arc<str>,
+    /// The key. A compacted topic needs one.
+    pub key: Option<Vec<u8>>,
+    /// The value; none is a tombstone.
+    pub value: Option<Vec<u8>>,
+    /// The headers, which many records share.
+    pub headers: Arc<[Header]>,
+    /// Whether a value that is too large may be cut (see [`cut`]): a dead letter's, whose headers say where
+    /// the whole message is.
+    pub may_be_cut: bool,
+}
 
-    /// Queues a view's changed rows, keyed by the view's key, for its topic. A deleted row is a tombstone.
-    pub fn write_changes(&self, change: &ViewChange, epoch: u64) -> Result<()> {
-        let Some(topic) = &change.info.topic else { return Ok(()) };
-        if change.changelog.ops.is_empty() {
-            return Ok(());
-        }
-        let keys = keys(&change.changelog.rows, &change.info.key)?;
-        let values = rows(&change.changelog.rows)?;
-        let epoch = epoch.to_string();
-        for ((op, key), value) in change.changelog.ops.iter().zip(&keys).zip(&values) {
-            let headers = OwnedHeaders::new()
-                .insert(Header { key: "op", value: Some(op.as_str()) })
-                .insert(Header { key: "epoch", value: Some(&epoch) });
-            let payload = (*op != Op::Delete || key.is_none()).then_some(value.as_slice());
-            self.producer.send(topic, key.as_deref(), payload, Some(headers))?;
-        }
-        Ok(())
-    }
+/// A header of a record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// Its name.
+    pub name: Cow<'static, str>,
+    /// Its value.
+    pub value: Option<Vec<u8>>,
+}
 
-    /// Queues a message that broke a rule, as it was received; the headers say where it stood and why.
-    pub fn write_dead_letter(
-        &self,
-        topic: &str,
-        from: &str,
-        message: MessageRef,
-        reject: &Reject,
-    ) -> Result<()> {
-        let (partition, offset) = (message.partition.to_string(), message.offset.to_string());
-        let timestamp = message.timestamp_ms.map(|ms| ms.to_string());
-        let headers = [
-            ("rule", Some(reject.rule.as_str())),
-            ("reason", Some(reject.reason.as_str())),
-            ("topic", Some(from)),
-            ("partition", Some(&partition)),
-            ("offset", Some(&offset)),
-            ("timestamp", timestamp.as_deref()),
-        ];
-        let headers = headers
-            .iter()
-            .fold(OwnedHeaders::new(), |all, (key, value)| all.insert(Header { key, value: *value }));
-        self.producer.send(topic, message.key, message.payload, Some(headers))
+impl Record {
+    /// Bytes that it takes in a topic, before compression and without what goes round it.
+    pub fn bytes(&self) -> usize {
+        let of = |bytes: &Option<Vec<u8>>| bytes.as_ref().map_or(0, Vec::len);
+        let headers = self.headers.iter().map(|header| header.name.len() + of(&header.value));
+        of(&self.key) + of(&self.value) + headers.sum::<usize>()
     }
+}
 
-    /// Waits until Kafka has every queued record.
-    pub fn flush(&self) -> Result<()> {
-        self.producer.flush()
+impl Header {
+    /// A header with a value.
+    pub fn new(name: impl Into<Cow<'static, str>>, value: impl Into<Vec<u8>>) -> Header {
+        Header { name: name.into(), value: Some(value.into()) }
+    }
+}
+
+/// How far a sink is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Records that are queued and neither stored nor refused.
+    pub pending: usize,
+    /// Records that were refused since the last poll.
+    pub refused: Vec<Refused>,
+    /// Why nothing can be sent, while that is so.
+    pub outage: Option<Outage>,
+}
+
+/// Records of a topic that will never be taken, and are left out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// The topic.
+    pub topic: Arc<str>,
+    /// How many, for this reason.
+    pub records: u64,
+    /// Why, and what to do about it.
+    pub reason: String,
+}
+
+/// Adds a record that was refused to those of its topic and reason.
+fn refuse(refused: &mut Vec<Refused>, topic: &Arc<str>, reason: String) {
+    match refused.iter_mut().find(|known| known.topic == *topic && known.reason == reason) {
+        Some(known) => known.records += 1,
+        None => refused.push(Refused { topic: Arc::clone(topic), records: 1, reason }),
     }
 }

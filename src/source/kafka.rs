@@ -1,187 +1,507 @@
-//! Reads a topic's partitions from given offsets, by assignment: the engine, not a consumer group, says
-//! what is read, so that a bounded range can be read again.
+//! Reads a topic's partitions from Kafka by assignment: the engine, not a consumer group, says what is read, so
+//! that a bounded range can be read again.
+//!
+//! The thread that polls never asks the broker anything and so is never held up: a thread of the source's own
+//! watches the topic (`watch.rs`), and the ends of the partitions come with the client's statistics.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::message::{BorrowedMessage, Headers};
 use rdkafka::{ClientContext, Message, Offset, TopicPartitionList};
+use serde::Deserialize;
 
-use super::{MessageRef, RawBatch};
+use super::watch::{Offsets, Seen, Watcher, low_and_end};
+use super::{Bounds, MessageRef, PartitionState, Polled, RawBatch, Source, SourceState, Start};
 use crate::clients::{self, CONNECT_TIMEOUT};
 use crate::config::Config;
+use crate::describe::{Description, Question, describe, only_broker};
 use crate::error::{Error, Result};
+use crate::outage::OutageLog;
 
 /// Most bytes of a micro-batch, so that large messages do not make a large one.
 const BATCH_BYTES_MAX: usize = 64 << 20;
+/// How long the first message after some quiet waits for others.
+const QUIET_LINGER: Duration = Duration::from_millis(5);
+/// How often the client tells the ends of the partitions.
+const STATISTICS_INTERVAL_MS: &str = "500";
+/// A topic that was created a moment ago may not be known everywhere.
+const UNKNOWN_PATIENCE: Duration = Duration::from_secs(3);
+const OPEN_RETRY: Duration = Duration::from_millis(200);
+/// How often reading is tried again where Kafka refuses it.
+const REFUSED_RETRY: Duration = Duration::from_secs(5);
 
-/// How far to read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Bounds {
-    /// Go on as messages arrive.
-    Endless,
-    /// Up to the end that each partition has when the reader is opened.
-    UntilNow,
-}
+pub(super) type KafkaConsumer = BaseConsumer<Context>;
 
 /// A reader of all partitions of one topic, from their beginning.
-pub struct KafkaReader {
+pub struct KafkaSource {
     topic: String,
-    consumer: BaseConsumer<Context>,
+    consumer: Arc<KafkaConsumer>,
+    told: Told,
+    watcher: Watcher,
     bounds: Bounds,
-    /// End of each partition when the reader was opened.
-    first_ends: BTreeMap<i32, i64>,
-    next_offsets: BTreeMap<i32, i64>,
-    /// Partitions that had no further message when last asked.
-    at_end: BTreeSet<i32>,
+    start: Start,
+    /// The topic that is read; another one of its name is not.
+    id: u128,
+    partitions: BTreeMap<i32, Reading>,
+    caught_up: bool,
+    outage: OutageLog,
+    /// Why Kafka refuses reading, and when it is tried again.
+    refused: Option<(String, Instant)>,
+    /// Why nothing more is read before a restart.
+    halted: Option<String>,
+    /// When Kafka last let something be known of a partition.
+    heard_at: Instant,
+    quiet: bool,
 }
 
-/// Keeps the client's own log free of what is no error: that a partition has no further message.
-struct Context;
+/// A partition that is read.
+struct Reading {
+    state: PartitionState,
+    /// Its end when the source was opened.
+    first_end: i64,
+    /// Whether there was no further message when last asked.
+    at_end: bool,
+    /// What is written and can't be read, because a transaction is open.
+    behind: i64,
+}
+
+impl Reading {
+    fn caught_up(&self) -> bool {
+        self.at_end || self.state.next >= self.first_end
+    }
+
+    fn set_end(&mut self, end: i64) {
+        self.state.end = end;
+        self.state.high = end + self.behind;
+    }
+}
+
+/// What the client tells by the way.
+#[derive(Clone, Default)]
+struct Told(Arc<Mutex<TellTale>>);
+
+#[derive(Default)]
+struct TellTale {
+    ends: Option<HashMap<i32, Ends>>,
+    trouble: Option<String>,
+}
+
+/// Keeps what the client tells, and its own log free of what is no error.
+pub(super) struct Context {
+    topic: String,
+    told: Told,
+}
+
+/// The part of the client's statistics that is read here.
+#[derive(Deserialize)]
+struct Statistics {
+    topics: HashMap<String, TopicStatistics>,
+}
+
+#[derive(Deserialize)]
+struct TopicStatistics {
+    partitions: HashMap<i32, Ends>,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+struct Ends {
+    /// Last stable offset; negative while unknown.
+    ls_offset: i64,
+    hi_offset: i64,
+    /// Where the client last was at an end, past the marks of transactions, which are no messages.
+    eof_offset: i64,
+}
+
+impl Told {
+    fn lock(&self) -> MutexGuard<'_, TellTale> {
+        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
 
 impl ClientContext for Context {
+    fn log(&self, _level: RDKafkaLogLevel, fac: &str, message: &str) {
+        tracing::debug!("librdkafka: {fac} {message}");
+    }
+
     fn error(&self, error: KafkaError, reason: &str) {
-        if !matches!(error, KafkaError::Global(rdkafka::error::RDKafkaErrorCode::PartitionEOF)) {
-            tracing::warn!("kafka: {error}: {reason}");
+        if error.rdkafka_error_code() != Some(Code::PartitionEOF) {
+            tracing::debug!("librdkafka: {error}: {reason}");
+            self.told.lock().trouble = Some(reason.to_string());
+        }
+    }
+
+    fn stats_raw(&self, statistics: &[u8]) {
+        match serde_json::from_slice::<Statistics>(statistics) {
+            Ok(mut statistics) => {
+                let topic = statistics.topics.remove(&self.topic);
+                self.told.lock().ends = topic.map(|topic| topic.partitions);
+            }
+            Err(error) => tracing::debug!("the client's statistics can't be read: {error}"),
         }
     }
 }
 
 impl ConsumerContext for Context {}
 
-/// The partitions of a topic; an error that says what to do if there is no such topic.
-fn topic_partitions(consumer: &BaseConsumer<Context>, topic: &str) -> Result<Vec<i32>> {
-    let action = || format!("reading topic {topic}");
-    let metadata =
-        consumer.fetch_metadata(Some(topic), CONNECT_TIMEOUT).map_err(|e| Error::kafka(action(), e))?;
-    let found = metadata.topics().iter().find(|found| found.name() == topic);
-    let partitions: Vec<i32> =
-        found.map(|t| t.partitions().iter().map(|p| p.id()).collect()).unwrap_or_default();
-    if partitions.is_empty() {
-        return Err(Error::kafka(action(), "there is no such topic; `tally topics` creates it"));
+impl KafkaSource {
+    /// Assigns every partition of `topic`, each from its oldest message. Blocks while the broker answers; what
+    /// passes in some seconds is waited for. A topic that has lost its beginning is refused, unless `start` says
+    /// otherwise.
+    pub fn open(config: &Config, topic: &str, bounds: Bounds, start: Start) -> Result<KafkaSource> {
+        let told = Told::default();
+        let consumer = Arc::new(consumer(config, topic, told.clone())?);
+        let (description, offsets) = first_look(&consumer, topic)?;
+        if let Some(reason) = lost_beginning(topic, &offsets).filter(|_| start == Start::Earliest) {
+            return Err(Error::kafka(format!("reading topic {topic}"), reason));
+        }
+        let mut source = KafkaSource {
+            watcher: Watcher::start(Arc::clone(&consumer), topic.into())?,
+            topic: topic.into(),
+            consumer,
+            told,
+            bounds,
+            start,
+            id: description.id,
+            partitions: BTreeMap::new(),
+            caught_up: false,
+            outage: OutageLog::new(format!("reading topic {topic}")),
+            refused: None,
+            halted: None,
+            heard_at: Instant::now(),
+            quiet: true,
+        };
+        for (partition, (low, end)) in offsets {
+            source.add(partition, low, end);
+        }
+        source.assign().map_err(|e| Error::kafka(format!("reading topic {topic}"), e))?;
+        Ok(source)
     }
-    Ok(partitions)
+
+    fn add(&mut self, partition: i32, low: i64, first_end: i64) {
+        if low > 0 {
+            tracing::warn!(
+                "topic {}/{partition} has lost its messages before offset {low}: they are not counted",
+                self.topic
+            );
+        }
+        let state = PartitionState { first: low, lost: low, next: low, end: first_end, high: first_end };
+        let reading = Reading { state, first_end, at_end: first_end <= low, behind: 0 };
+        self.partitions.insert(partition, reading);
+    }
+
+    /// Has the client begin anew at the next offset of every partition.
+    fn assign(&mut self) -> Result<(), KafkaError> {
+        let mut assignment = TopicPartitionList::new();
+        for (partition, reading) in &self.partitions {
+            let next = Offset::Offset(reading.state.next);
+            assignment.add_partition_offset(&self.topic, *partition, next)?;
+        }
+        self.consumer.assign(&assignment)
+    }
+
+    fn assign_again(&mut self) {
+        if let Err(error) = self.assign() {
+            self.refuse(error.to_string());
+        }
+    }
+
+    fn refuse(&mut self, reason: String) {
+        self.refused = Some((reason, Instant::now() + REFUSED_RETRY));
+    }
+
+    /// Nothing more is read: it would not be what was counted.
+    fn halt(&mut self, reason: String) {
+        if self.halted.is_none() {
+            self.halted = Some(reason);
+            if let Err(error) = self.consumer.unassign() {
+                tracing::debug!("topic {}: {error}", self.topic);
+            }
+        }
+    }
+
+    /// Takes what the watching thread and the client's statistics have told.
+    fn take_news(&mut self) {
+        let news = self.watcher.news();
+        match news.seen {
+            Some(Seen::Topic(description)) => self.take_description(&description),
+            Some(Seen::Nothing { reason, asked_at }) if self.heard_at < asked_at => {
+                let trouble = self.told.lock().trouble.clone();
+                self.outage
+                    .on(trouble.map_or(reason.clone(), |trouble| format!("{reason}; {trouble}")), true);
+            }
+            Some(Seen::Nothing { .. }) | None => {}
+        }
+        if let Some(offsets) = news.offsets.filter(|_| self.halted.is_none()) {
+            self.compare(&offsets);
+        }
+        let ends = self.told.lock().ends.take();
+        for (partition, ends) in ends.into_iter().flatten() {
+            let Some(reading) = self.partitions.get_mut(&partition) else { continue };
+            if ends.ls_offset < 0 {
+                continue;
+            }
+            reading.behind = (ends.hi_offset - ends.ls_offset).max(0);
+            reading.at_end &= ends.eof_offset >= ends.ls_offset;
+            let next = reading.state.next;
+            reading.set_end(if reading.at_end { next } else { ends.ls_offset.max(next) });
+        }
+        if let Some((reason, at)) = self.refused.clone().filter(|_| self.halted.is_none()) {
+            self.outage.on(reason.clone(), true);
+            if Instant::now() >= at {
+                self.refuse(reason);
+                self.watcher.ask_offsets();
+                self.assign_again();
+            }
+        }
+    }
+
+    fn take_description(&mut self, found: &Description) {
+        match found.error {
+            Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownTopicId) => {
+                let reason = "there is no such topic any more; was it deleted? Create it with `tally topics` and \
+                              restart: everything is then counted anew";
+                return self.outage.on(reason, true);
+            }
+            Some(Code::TopicAuthorizationFailed) => {
+                return self.outage.on("describing the topic is not allowed; grant it in Kafka's ACLs", true);
+            }
+            Some(code) => return self.outage.on(code.to_string(), true),
+            None => {}
+        }
+        if found.id != self.id && found.id != 0 && self.id != 0 {
+            return self.halt(
+                "the topic was deleted and created again while it was read; restart, so that the new topic is \
+                 counted anew"
+                    .into(),
+            );
+        }
+        if self.refused.is_none() {
+            self.outage.off();
+        }
+        if found.partitions.iter().any(|partition| !self.partitions.contains_key(partition)) {
+            self.watcher.ask_offsets();
+        }
+    }
+
+    /// Compares what is read with what the topic has: oldest offset and end by partition.
+    fn compare(&mut self, offsets: &Offsets) {
+        let mut changed = self.refused.is_some();
+        for (&partition, &(low, end)) in offsets {
+            let lost = low > self.partitions.get(&partition).map_or(0, |reading| reading.state.next);
+            if lost && self.start == Start::Earliest {
+                return self.halt(format!(
+                    "partition {partition} has lost messages up to offset {low} before they were read; give the \
+                     topic a longer retention. A restart counts what is left if the source says OPTIONS ('start' \
+                     'earliest_available')"
+                ));
+            }
+            match self.partitions.get_mut(&partition) {
+                None => {
+                    tracing::info!("topic {} has got partition {partition}", self.topic);
+                    self.add(partition, low, 0);
+                    changed = true;
+                }
+                Some(reading) if lost => {
+                    let state = &mut reading.state;
+                    tracing::warn!(
+                        "topic {}/{partition} has lost its messages from offset {} to {low}: they are not counted",
+                        self.topic,
+                        state.next
+                    );
+                    (state.lost, state.next) = (state.lost + low - state.next, low);
+                    changed = true;
+                }
+                Some(reading) if end < reading.state.next => {
+                    let next = reading.state.next;
+                    return self.halt(format!(
+                        "partition {partition} ends at offset {end}, and was read up to {next}: the topic was \
+                         created again, or has lost messages that are counted; restart, so that it is counted anew"
+                    ));
+                }
+                Some(_) => {}
+            }
+        }
+        if changed {
+            self.assign_again();
+        }
+    }
+
+    fn take(&mut self, message: &BorrowedMessage, batch: &mut RawBatch) {
+        self.heard_at = Instant::now();
+        let Some(reading) = self.partitions.get_mut(&message.partition()) else { return };
+        let offset = message.offset();
+        if offset < reading.state.next {
+            return;
+        }
+        if self.bounds == Bounds::UntilNow && offset >= reading.first_end {
+            reading.at_end = true;
+            return;
+        }
+        reading.at_end = false;
+        reading.state.next = offset + 1;
+        if reading.state.end <= offset {
+            reading.set_end(offset + 1);
+        }
+        batch.push(MessageRef {
+            partition: message.partition(),
+            offset,
+            timestamp_ms: message.timestamp().to_millis(),
+            key: message.key(),
+            payload: message.payload(),
+        });
+        for header in message.headers().iter().flat_map(|headers| headers.iter()) {
+            batch.push_header(header.key, header.value);
+        }
+    }
+
+    fn take_error(&mut self, error: &KafkaError) {
+        match error {
+            KafkaError::PartitionEOF(partition) => {
+                self.heard_at = Instant::now();
+                self.refused = None;
+                if let Some(reading) = self.partitions.get_mut(partition) {
+                    reading.at_end = true;
+                    let next = reading.state.next;
+                    reading.set_end(next);
+                }
+            }
+            error => match error.rdkafka_error_code() {
+                Some(code @ (Code::AutoOffsetReset | Code::OffsetOutOfRange)) => {
+                    // Which partition it is, and on which side it left the range, the offsets tell.
+                    self.refuse(format!("{code}: looking for what the topic still has"));
+                    self.watcher.ask_offsets();
+                }
+                Some(Code::TopicAuthorizationFailed) => {
+                    self.refuse("reading the topic is not allowed; grant it in Kafka's ACLs".into());
+                }
+                Some(Code::Authentication | Code::SaslAuthenticationFailed | Code::Fatal) => {
+                    self.refuse(error.to_string());
+                }
+                // The client mends the rest by itself; while it can't, the watching thread gets no answer.
+                _ => tracing::debug!("reading topic {}: {error}", self.topic),
+            },
+        }
+    }
+
+    fn state(&mut self) -> SourceState {
+        self.caught_up |= self.partitions.values().all(Reading::caught_up);
+        if let Some(reason) = &self.halted {
+            self.outage.on(reason.clone(), false);
+        }
+        SourceState {
+            partitions: self.partitions.iter().map(|(number, reading)| (*number, reading.state)).collect(),
+            caught_up: self.caught_up,
+            ended: self.bounds == Bounds::UntilNow && self.caught_up,
+            outage: self.outage.current(),
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        self.bounds == Bounds::UntilNow && self.partitions.values().all(Reading::caught_up)
+    }
 }
 
-impl KafkaReader {
-    /// Assigns every partition of `topic`, each from its oldest message. Blocks while the broker answers.
-    pub fn open(config: &Config, topic: &str, bounds: Bounds) -> Result<KafkaReader> {
-        let action = || format!("reading topic {topic}");
-        let mut client = clients::kafka(config);
-        // Offsets are ours to keep; the group's name only satisfies the client.
-        client
-            .set("group.id", "tally")
-            .set("enable.auto.commit", "false")
-            .set("enable.partition.eof", "true");
-        // A commit elsewhere must not hide messages, nor an aborted transaction show any.
-        client.set("isolation.level", "read_committed").set("auto.offset.reset", "error");
-        // How soon an idle partition says that it has no more: half a second is librdkafka's default.
-        if !config.kafka.contains_key("fetch.wait.max.ms") {
-            client.set("fetch.wait.max.ms", "100");
-        }
-        let consumer: BaseConsumer<Context> =
-            client.create_with_context(Context).map_err(|e| Error::kafka(action(), e))?;
-        let mut assignment = TopicPartitionList::new();
-        let mut first_ends = BTreeMap::new();
-        let mut next_offsets = BTreeMap::new();
-        for partition in topic_partitions(&consumer, topic)? {
-            let (low, high) = consumer
-                .fetch_watermarks(topic, partition, CONNECT_TIMEOUT)
-                .map_err(|e| Error::kafka(format!("asking for the offsets of {topic}/{partition}"), e))?;
-            assignment
-                .add_partition_offset(topic, partition, Offset::Offset(low))
-                .map_err(|e| Error::kafka(action(), e))?;
-            first_ends.insert(partition, high);
-            next_offsets.insert(partition, low);
-        }
-        consumer.assign(&assignment).map_err(|e| Error::kafka(action(), e))?;
-        let at_end =
-            next_offsets.iter().filter(|(p, low)| first_ends[*p] <= **low).map(|(p, _)| *p).collect();
-        Ok(KafkaReader { topic: topic.into(), consumer, bounds, first_ends, next_offsets, at_end })
-    }
-
-    /// Waits for messages, at most `wait` long and at most `rows_max` of them. A bounded reader ends with `None`.
-    pub fn next(&mut self, rows_max: usize, wait: Duration) -> Result<Option<RawBatch>> {
-        if self.bounds == Bounds::UntilNow && self.caught_up() {
-            return Ok(None);
-        }
-        let deadline = Instant::now() + wait;
+impl Source for KafkaSource {
+    fn poll(&mut self, rows_max: usize, wait: Duration) -> Polled {
+        self.take_news();
         let mut batch = RawBatch::default();
-        while batch.len() < rows_max && batch.bytes() < BATCH_BYTES_MAX {
-            match self.consumer.poll(deadline.saturating_duration_since(Instant::now())) {
-                None => break,
+        let mut deadline = Instant::now() + wait;
+        let consumer = Arc::clone(&self.consumer);
+        while batch.len() < rows_max && batch.bytes() < BATCH_BYTES_MAX && !self.is_done() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match consumer.poll(left) {
+                // What is left of before is not wanted any more.
+                Some(_) if self.halted.is_some() => {}
                 Some(Ok(message)) => {
-                    let partition = message.partition();
-                    if self.bounds == Bounds::UntilNow && message.offset() >= self.first_ends[&partition] {
-                        self.at_end.insert(partition);
-                    } else {
-                        self.at_end.remove(&partition);
-                        self.next_offsets.insert(partition, message.offset() + 1);
-                        batch.push(MessageRef {
-                            partition,
-                            offset: message.offset(),
-                            timestamp_ms: message.timestamp().to_millis(),
-                            key: message.key(),
-                            payload: message.payload(),
-                        });
+                    self.take(&message, &mut batch);
+                    if self.quiet && batch.len() == 1 {
+                        deadline = deadline.min(Instant::now() + QUIET_LINGER);
                     }
                 }
-                Some(Err(KafkaError::PartitionEOF(partition))) => {
-                    self.at_end.insert(partition);
-                }
-                Some(Err(error)) => self.recover(error)?,
-            }
-            if self.bounds == Bounds::UntilNow && self.caught_up() {
-                break;
+                Some(Err(error)) => self.take_error(&error),
+                None if left.is_zero() => break,
+                None => {}
             }
         }
-        Ok(Some(batch))
+        if !batch.is_empty() {
+            self.refused = None;
+            if self.halted.is_none() {
+                self.outage.off();
+            }
+        }
+        self.quiet = batch.is_empty();
+        Polled { batch, state: self.state() }
     }
+}
 
-    /// Whether every message that was there when the reader was opened has been read.
-    pub fn caught_up(&self) -> bool {
-        self.first_ends.iter().all(|(p, end)| self.at_end.contains(p) || self.next_offsets[p] >= *end)
+fn consumer(config: &Config, topic: &str, told: Told) -> Result<KafkaConsumer> {
+    let mut client = clients::kafka(config);
+    // Offsets are ours to keep; the group's name only satisfies the client.
+    client.set("group.id", "tally").set("enable.auto.commit", "false").set("enable.partition.eof", "true");
+    // A commit elsewhere must not hide messages, nor an aborted transaction show any.
+    client.set("isolation.level", "read_committed").set("auto.offset.reset", "error");
+    // How soon an idle partition says that it has no more: half a second is librdkafka's default.
+    for (name, value) in [("fetch.wait.max.ms", "100"), ("statistics.interval.ms", STATISTICS_INTERVAL_MS)] {
+        if !config.kafka.contains_key(name) {
+            client.set(name, value);
+        }
     }
+    let context = Context { topic: topic.into(), told };
+    client.create_with_context(context).map_err(|e| Error::kafka(format!("reading topic {topic}"), e))
+}
 
-    /// Of each partition, the next offset to read, and the offset at its end. Asks the broker.
-    pub fn progress(&self) -> Result<BTreeMap<i32, (i64, i64)>> {
-        let progress = |(partition, next): (&i32, &i64)| {
-            let (_, end) = self
-                .consumer
-                .fetch_watermarks(&self.topic, *partition, CONNECT_TIMEOUT)
-                .map_err(|e| Error::kafka(format!("asking for the end of {}/{partition}", self.topic), e))?;
-            // Past the last message there may be marks of transactions, which are no messages.
-            let end = if self.at_end.contains(partition) { *next } else { end.max(*next) };
-            Ok((*partition, (*next, end)))
+/// The topic, and its oldest offsets and ends. Waits for what passes, such as a partition without a leader.
+fn first_look(consumer: &KafkaConsumer, topic: &str) -> Result<(Description, Offsets)> {
+    let begun = Instant::now();
+    loop {
+        let (reason, patience) = match look(consumer, topic) {
+            Ok(found) => return Ok(found),
+            Err((reason, patience)) => (reason, patience),
         };
-        self.next_offsets.iter().map(progress).collect()
+        if begun.elapsed() >= patience {
+            return Err(Error::kafka(format!("reading topic {topic}"), reason));
+        }
+        std::thread::sleep(OPEN_RETRY);
     }
+}
 
-    /// librdkafka mends what it can by itself and says so in errors; only what it can't mend ends the reading.
-    fn recover(&self, error: KafkaError) -> Result<()> {
-        use rdkafka::types::RDKafkaErrorCode as Code;
-        let action = || format!("reading topic {} at {:?}", self.topic, self.next_offsets);
-        match error.rdkafka_error_code() {
-            Some(Code::AutoOffsetReset | Code::OffsetOutOfRange) => Err(Error::kafka(
-                action(),
-                format!(
-                    "{error}; the topic no longer holds messages that were not read: give it a longer retention"
-                ),
-            )),
-            Some(Code::UnknownTopicOrPartition | Code::UnknownPartition | Code::UnknownTopic) => {
-                Err(Error::kafka(action(), format!("{error}; was the topic deleted?")))
-            }
-            Some(
-                Code::Fatal
-                | Code::Authentication
-                | Code::TopicAuthorizationFailed
-                | Code::SaslAuthenticationFailed,
-            ) => Err(Error::kafka(action(), error)),
-            _ => {
-                tracing::warn!("{}: {error}; trying again", action());
-                Ok(())
-            }
+/// The error says why, and how long it is worth trying.
+fn look(consumer: &KafkaConsumer, topic: &str) -> Result<(Description, Offsets), (String, Duration)> {
+    let client = consumer.client();
+    let question = Question {
+        names: &[topic],
+        operations: false,
+        broker: only_broker(client, topic, CONNECT_TIMEOUT),
+        timeout: CONNECT_TIMEOUT,
+    };
+    let mut found = describe(client, question, || true).map_err(|reason| (reason, CONNECT_TIMEOUT))?;
+    let description = found.pop().ok_or_else(|| ("no description".to_string(), CONNECT_TIMEOUT))?;
+    match description.error {
+        Some(Code::UnknownTopicOrPartition | Code::UnknownTopic) => {
+            Err(("there is no such topic; `tally topics` creates it".into(), UNKNOWN_PATIENCE))
+        }
+        Some(code @ (Code::TopicAuthorizationFailed | Code::InvalidTopic)) => {
+            Err((code.to_string(), Duration::ZERO))
+        }
+        Some(code) => Err((code.to_string(), CONNECT_TIMEOUT)),
+        None => {
+            let offsets = low_and_end(consumer, topic, &description.partitions, CONNECT_TIMEOUT);
+            offsets.map(|offsets| (description, offsets)).map_err(|e| (e.to_string(), CONNECT_TIMEOUT))
         }
     }
+}
+
+/// What to say of a topic that no longer has its first messages.
+fn lost_beginning(topic: &str, offsets: &Offsets) -> Option<String> {
+    let (partition, (low, _)) = offsets.iter().find(|(_, (low, _))| *low > 0)?;
+    Some(format!(
+        "{topic}/{partition} begins at offset {low}: its first messages are gone (retention, or deleted), and a count \
+         of the rest would be of less than was written. Restore the topic; or let the source say OPTIONS ('start' \
+         'earliest_available') to count what is left, marked as such. `tally topics` creates topics that keep all"
+    ))
 }

@@ -1,112 +1,105 @@
-//! Micro-batches of messages from Kafka: the newest ones, endlessly, or a bounded range of offsets.
+//! Micro-batches of messages: the newest ones, endlessly, or a bounded range of offsets. From Kafka, or from
+//! memory, where a test says what goes wrong.
+//!
+//! A source never fails once it is open. While nothing can be received it waits, says so in its state, and
+//! goes on by itself.
 
+mod batch;
 mod kafka;
+mod memory;
+mod watch;
 
-use std::collections::BTreeMap;
-use std::ops::Range;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
-pub use kafka::{Bounds, KafkaReader};
+pub use batch::{MessageRef, Origin, RawBatch};
+pub use kafka::KafkaSource;
+pub use memory::{MemoryMessage, MemorySource, MemoryTopic};
 
-/// Messages as they were received, with their bytes side by side in one buffer.
+pub use crate::outage::Outage;
+
+/// Reads one topic. Polled by one thread.
+pub trait Source: Send {
+    /// Waits for messages, at most `wait` long and at most `rows_max` of them. What comes after some quiet
+    /// is given at once, so that a quiet topic is not slowed by the wait.
+    fn poll(&mut self, rows_max: usize, wait: Duration) -> Polled;
+}
+
+/// What a poll gave.
 #[derive(Clone, Debug, Default)]
-pub struct RawBatch {
-    bytes: Vec<u8>,
-    messages: Vec<Message>,
-    /// Of each partition that is in the batch, the next offset to read.
-    pub next_offsets: BTreeMap<i32, i64>,
+pub struct Polled {
+    /// The messages, maybe none.
+    pub batch: RawBatch,
+    /// Where the source is after them.
+    pub state: SourceState,
 }
 
-#[derive(Clone, Debug)]
-struct Message {
-    partition: i32,
-    offset: i64,
-    timestamp_ms: Option<i64>,
-    key: Option<Range<usize>>,
-    payload: Option<Range<usize>>,
+/// Where a source is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SourceState {
+    /// By partition.
+    pub partitions: BTreeMap<i32, PartitionState>,
+    /// Whether every message that was there when the source was opened has been read.
+    pub caught_up: bool,
+    /// Whether a bounded source has given all that it ever gives.
+    pub ended: bool,
+    /// Why nothing can be received, while that is so.
+    pub outage: Option<Outage>,
 }
 
-/// Where a message came from, and its bytes.
-#[derive(Clone, Copy, Debug)]
-pub struct MessageRef<'a> {
-    /// The partition.
-    pub partition: i32,
-    /// The offset in it.
-    pub offset: i64,
-    /// When it was produced, in milliseconds since 1970, if the broker knows.
-    pub timestamp_ms: Option<i64>,
-    /// Its key.
-    pub key: Option<&'a [u8]>,
-    /// Its value.
-    pub payload: Option<&'a [u8]>,
+/// Where a source is in one partition.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PartitionState {
+    /// Where reading began. More than 0: the topic's beginning was lost.
+    pub first: i64,
+    /// Messages (at most; some may have been marks of transactions) that were gone before they could be read.
+    pub lost: i64,
+    /// The next offset to read.
+    pub next: i64,
+    /// Up to where it can be read: the last stable offset.
+    pub end: i64,
+    /// Up to where messages are written: what is behind `end` waits for an open transaction.
+    pub high: i64,
 }
 
-/// Where a message stands among all of its topic: by the broker's timestamp, then by partition and offset.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Origin {
-    /// When it was produced, in milliseconds since 1970, if that is known.
-    pub timestamp_ms: Option<i64>,
-    /// The partition.
-    pub partition: i32,
-    /// The offset in it.
-    pub offset: i64,
-}
-
-impl RawBatch {
-    /// Where the message at a position comes from.
-    pub fn origin(&self, position: u32) -> Origin {
-        let Message { timestamp_ms, partition, offset, .. } = self.messages[position as usize];
-        Origin { timestamp_ms, partition, offset }
+impl SourceState {
+    /// Messages that can be read and are not yet.
+    pub fn lag(&self) -> u64 {
+        self.sum(|p| p.end - p.next)
     }
 
-    /// Number of messages.
-    pub fn len(&self) -> usize {
-        self.messages.len()
+    /// Messages that are written and not read yet, those behind an open transaction included.
+    pub fn lag_to_high_watermark(&self) -> u64 {
+        self.sum(|p| p.high.max(p.end) - p.next)
     }
 
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.messages.is_empty()
+    /// Messages that were gone before they could be read; 0 if the topic was and stayed whole.
+    pub fn lost_messages(&self) -> u64 {
+        self.sum(|p| p.lost)
     }
 
-    /// Bytes of keys and values.
-    pub fn bytes(&self) -> usize {
-        self.bytes.len()
+    /// Whether the topic had lost messages that were not read: the count is not of all that were written.
+    pub fn lost_beginning(&self) -> bool {
+        self.lost_messages() > 0
     }
 
-    /// The message at a position.
-    pub fn get(&self, position: u32) -> MessageRef<'_> {
-        let message = &self.messages[position as usize];
-        let part = |range: &Option<Range<usize>>| range.clone().map(|range| &self.bytes[range]);
-        MessageRef {
-            partition: message.partition,
-            offset: message.offset,
-            timestamp_ms: message.timestamp_ms,
-            key: part(&message.key),
-            payload: part(&message.payload),
-        }
+    /// Partitions that have messages which are not read yet.
+    pub fn unread(&self) -> BTreeSet<i32> {
+        self.partitions.iter().filter(|(_, p)| p.next < p.end).map(|(partition, _)| *partition).collect()
     }
 
-    /// The values of all messages.
-    pub fn payloads(&self) -> Vec<Option<&[u8]>> {
-        self.messages.iter().map(|message| message.payload.clone().map(|range| &self.bytes[range])).collect()
-    }
-
-    fn push(&mut self, message: MessageRef) {
-        let mut part = |bytes: Option<&[u8]>| {
-            bytes.map(|bytes| {
-                let start = self.bytes.len();
-                self.bytes.extend_from_slice(bytes);
-                start..self.bytes.len()
-            })
-        };
-        let (key, payload) = (part(message.key), part(message.payload));
-        self.next_offsets.insert(message.partition, message.offset + 1);
-        self.messages.push(Message {
-            partition: message.partition,
-            offset: message.offset,
-            timestamp_ms: message.timestamp_ms,
-            key,
-            payload,
-        });
+    fn sum(&self, of: impl Fn(&PartitionState) -> i64) -> u64 {
+        self.partitions.values().map(|p| of(p).max(0) as u64).sum()
     }
 }
+
+/// How far to read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bounds {
+    /// Go on as messages arrive.
+    Endless,
+    /// Up to the end that each partition has when the source is opened.
+    UntilNow,
+}
+
+pub use crate::catalog::Start;

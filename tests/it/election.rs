@@ -13,7 +13,7 @@ use tally::pipeline::Pipeline;
 use tally::serve;
 use tally::shutdown::Shutdown;
 use tally::snapshot::{Reader, SourceStatus};
-use tally::source::{Bounds, KafkaReader};
+use tally::source::{Bounds, KafkaSource, Source, Start};
 use tally::{clients, commands};
 
 const TOKEN: &str = "operator";
@@ -214,8 +214,12 @@ async fn eventually(running: &Running, view: &str, holds: &dyn Fn(&Value) -> boo
 /// The newest value of each key of a topic; a tombstone takes the key away.
 fn read(config: &Config, topic: &str) -> HashMap<Vec<u8>, Value> {
     let mut rows = HashMap::new();
-    let mut reader = KafkaReader::open(config, topic, Bounds::UntilNow).unwrap();
-    while let Some(batch) = reader.next(10_000, Duration::from_millis(100)).unwrap() {
+    let mut source = KafkaSource::open(config, topic, Bounds::UntilNow, Start::Earliest).unwrap();
+    let mut ended = false;
+    while !ended {
+        let polled = source.poll(10_000, Duration::from_millis(100));
+        ended = polled.state.ended;
+        let batch = polled.batch;
         for message in (0..batch.len() as u32).map(|i| batch.get(i)) {
             let key = message.key.unwrap().to_vec();
             match message.payload {

@@ -1,0 +1,163 @@
+//! Messages as they were received, of one micro-batch.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+/// Messages as they were received, with their bytes side by side in one buffer.
+#[derive(Clone, Debug, Default)]
+pub struct RawBatch {
+    bytes: Vec<u8>,
+    messages: Vec<Message>,
+    /// In the order of the messages; most messages have none, and then cost nothing here.
+    headers: Vec<Header>,
+    /// Of each partition that is in the batch, the next offset to read.
+    pub next_offsets: BTreeMap<i32, i64>,
+}
+
+#[derive(Clone, Debug)]
+struct Message {
+    partition: i32,
+    offset: i64,
+    timestamp_ms: Option<i64>,
+    key: Option<Range<usize>>,
+    payload: Option<Range<usize>>,
+}
+
+#[derive(Clone, Debug)]
+struct Header {
+    message: u32,
+    name: Range<usize>,
+    value: Option<Range<usize>>,
+}
+
+/// Where a message came from, and its bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct MessageRef<'a> {
+    /// The partition.
+    pub partition: i32,
+    /// The offset in it.
+    pub offset: i64,
+    /// When it was produced, in milliseconds since 1970, if the broker knows.
+    pub timestamp_ms: Option<i64>,
+    /// Its key.
+    pub key: Option<&'a [u8]>,
+    /// Its value.
+    pub payload: Option<&'a [u8]>,
+}
+
+/// Where a message stands among all of its topic: by the broker's timestamp, then by partition and offset.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Origin {
+    /// When it was produced, in milliseconds since 1970, if that is known.
+    pub timestamp_ms: Option<i64>,
+    /// The partition.
+    pub partition: i32,
+    /// The offset in it.
+    pub offset: i64,
+}
+
+impl RawBatch {
+    /// Where the message at a position comes from.
+    pub fn origin(&self, position: u32) -> Origin {
+        let Message { timestamp_ms, partition, offset, .. } = self.messages[position as usize];
+        Origin { timestamp_ms, partition, offset }
+    }
+
+    /// Number of messages.
+    pub fn len(&self) -> usize {
+        self.messages.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.messages.is_empty()
+    }
+
+    /// Bytes of keys, values and headers.
+    pub fn bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// The message at a position.
+    pub fn get(&self, position: u32) -> MessageRef<'_> {
+        let message = &self.messages[position as usize];
+        MessageRef {
+            partition: message.partition,
+            offset: message.offset,
+            timestamp_ms: message.timestamp_ms,
+            key: self.part(&message.key),
+            payload: self.part(&message.payload),
+        }
+    }
+
+    /// The headers of the message at a position, in their order: names and values.
+    pub fn headers(&self, position: u32) -> impl Iterator<Item = (&str, Option<&[u8]>)> {
+        let first = self.headers.partition_point(|header| header.message < position);
+        let own = self.headers[first..].iter().take_while(move |header| header.message == position);
+        own.map(|header| {
+            let name = std::str::from_utf8(&self.bytes[header.name.clone()]);
+            (name.expect("invariant: it was pushed as text"), self.part(&header.value))
+        })
+    }
+
+    /// The values of all messages.
+    pub fn payloads(&self) -> Vec<Option<&[u8]>> {
+        self.messages.iter().map(|message| self.part(&message.payload)).collect()
+    }
+
+    /// Adds a message.
+    pub fn push(&mut self, message: MessageRef) {
+        let (key, payload) = (message.key.map(|b| self.copy(b)), message.payload.map(|b| self.copy(b)));
+        self.next_offsets.insert(message.partition, message.offset + 1);
+        self.messages.push(Message {
+            partition: message.partition,
+            offset: message.offset,
+            timestamp_ms: message.timestamp_ms,
+            key,
+            payload,
+        });
+    }
+
+    /// Adds a header to the message that was pushed last. Without a message it is nobody's and left out.
+    pub fn push_header(&mut self, name: &str, value: Option<&[u8]>) {
+        let Some(message) = self.messages.len().checked_sub(1) else { return };
+        let name = self.copy(name.as_bytes());
+        let value = value.map(|bytes| self.copy(bytes));
+        self.headers.push(Header { message: message as u32, name, value });
+    }
+
+    fn copy(&mut self, bytes: &[u8]) -> Range<usize> {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(bytes);
+        start..self.bytes.len()
+    }
+
+    fn part(&self, range: &Option<Range<usize>>) -> Option<&[u8]> {
+        range.clone().map(|range| &self.bytes[range])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_message_keeps_its_own_headers() {
+        let mut batch = RawBatch::default();
+        batch.push_header("nobody's", None);
+        for offset in 0..4 {
+            batch.push(MessageRef { partition: 2, offset, payload: Some(b"v"), ..MessageRef::default() });
+            if offset % 2 == 1 {
+                batch.push_header("trace", Some(b"1"));
+                batch.push_header("empty", None);
+            }
+        }
+        let headers = |position| batch.headers(position).collect::<Vec<_>>();
+        assert_eq!(headers(0), []);
+        assert_eq!(headers(1), [("trace", Some(&b"1"[..])), ("empty", None)]);
+        assert_eq!(headers(2), []);
+        assert_eq!(headers(3).len(), 2);
+        assert_eq!(batch.get(3).payload, Some(&b"v"[..]));
+        assert_eq!(batch.next_offsets, BTreeMap::from([(2, 4)]));
+    }
+}
