@@ -1,11 +1,14 @@
 //! Small helpers over record batches that several layers need.
 
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::datatypes::{Schema, SchemaRef};
 use datafusion::common::internal_err;
-use datafusion::error::Result;
+use datafusion::error::{DataFusionError, Result};
+
+use crate::guard;
 
 /// The columns of `schema` by name, in its order.
 pub fn project(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
@@ -44,5 +47,36 @@ impl<T> Owned<T> {
     /// Reads from the value.
     pub fn read<R>(&self, read: impl FnOnce(&T) -> R) -> R {
         read(&self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Runs `work` over all rows. Where it fails or panics for several together, each half is tried by itself; so
+/// only the rows that fail alone are handed to `done` as errors. Calls come in the order of the rows.
+pub fn by_halves<T>(
+    rows: &RecordBatch,
+    work: impl Fn(&RecordBatch) -> Result<T>,
+    mut done: impl FnMut(Range<usize>, Result<T>),
+) {
+    let mut parts = vec![0..rows.num_rows()];
+    while let Some(part) = parts.pop() {
+        let some = rows.slice(part.start, part.len());
+        let result = guard::catch(|| work(&some));
+        if result.is_err() && part.len() > 1 {
+            let middle = part.start + part.len() / 2;
+            // The first half is on top.
+            parts.push(middle..part.end);
+            parts.push(part.start..middle);
+        } else {
+            done(part, result);
+        }
+    }
+}
+
+/// An error's reason without the names of the layers that passed it on.
+pub fn in_plain_words(error: &DataFusionError) -> String {
+    match error.find_root() {
+        DataFusionError::ArrowError(error, _) => error.to_string(),
+        DataFusionError::Execution(reason) => reason.clone(),
+        root => root.strip_backtrace(),
     }
 }

@@ -1,13 +1,11 @@
 //! The conditions of CHECK: planned once, judged row by row where they fail for all together.
 
-use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, BooleanArray, BooleanBufferBuilder, RecordBatch};
 use arrow::datatypes::{DataType, SchemaRef};
-use datafusion::common::tree_node::TreeNode;
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{DFSchema, exec_datafusion_err};
 use datafusion::error::DataFusionError;
 use datafusion::execution::session_state::SessionState;
@@ -16,6 +14,7 @@ use datafusion::physical_plan::PhysicalExpr;
 use datafusion::sql::parser::DFParser;
 
 use super::rules::project;
+use crate::batches::{by_halves, in_plain_words};
 use crate::error::{Error, Result};
 
 /// A condition over rows of the columns that it reads.
@@ -50,34 +49,23 @@ impl Check {
         Ok(Check { condition: session.create_physical_expr(logical, &schema)?, reads })
     }
 
-    /// Judges rows of the columns that it reads. Where they fail together, each half is tried by itself, so that
-    /// only the rows that fail alone are failed.
+    /// Judges rows of the columns that it reads. Only the rows that fail alone are failed.
     pub fn judge(&self, rows: &RecordBatch) -> Verdict {
         let mut keep = BooleanBufferBuilder::new(rows.num_rows());
         let mut failed = BTreeMap::new();
-        let mut parts = vec![0..rows.num_rows()];
-        while let Some(part) = parts.pop() {
-            match self.evaluate(&rows.slice(part.start, part.len())) {
-                Ok(holds) => holds.iter().for_each(|holds| keep.append(holds != Some(false))),
-                Err(error) if part.len() <= 1 => {
-                    failed.insert(part.start, in_plain_words(&error));
-                    keep.append_n(part.len(), false);
-                }
-                Err(_) => {
-                    let middle = part.start + part.len() / 2;
-                    // The first half is on top: the answers come in the order of the rows.
-                    parts.push(middle..part.end);
-                    parts.push(part.start..middle);
-                }
+        let evaluate = |rows: &RecordBatch| self.evaluate(rows);
+        by_halves(rows, evaluate, |part, holds| match holds {
+            Ok(holds) => holds.iter().for_each(|holds| keep.append(holds != Some(false))),
+            Err(error) => {
+                failed.insert(part.start, in_plain_words(&error));
+                keep.append_n(part.len(), false);
             }
-        }
+        });
         Verdict { keep: BooleanArray::new(keep.finish(), None), failed }
     }
 
     fn evaluate(&self, rows: &RecordBatch) -> Result<BooleanArray, DataFusionError> {
-        let run = || self.condition.evaluate(rows)?.into_array(rows.num_rows());
-        let value = catch_unwind(AssertUnwindSafe(run))
-            .unwrap_or_else(|panic| Err(exec_datafusion_err!("{}", panic_text(panic.as_ref()))))?;
+        let value = self.condition.evaluate(rows)?.into_array(rows.num_rows())?;
         let holds = value.as_boolean_opt();
         holds.cloned().ok_or_else(|| exec_datafusion_err!("it is {}", value.data_type()))
     }
@@ -92,7 +80,7 @@ fn refuse_volatile(expr: &str, logical: &Expr) -> Result<()> {
         {
             found = Some(call.func.name().to_owned());
         }
-        Ok(datafusion::common::tree_node::TreeNodeRecursion::Continue)
+        Ok(TreeNodeRecursion::Continue)
     })?;
     match found {
         Some(function) => Err(Error::Config(format!(
@@ -101,18 +89,4 @@ fn refuse_volatile(expr: &str, logical: &Expr) -> Result<()> {
         ))),
         None => Ok(()),
     }
-}
-
-/// The reason without the names of the layers that passed it on.
-fn in_plain_words(error: &DataFusionError) -> String {
-    match error.find_root() {
-        DataFusionError::ArrowError(error, _) => error.to_string(),
-        DataFusionError::Execution(reason) => reason.clone(),
-        root => root.strip_backtrace(),
-    }
-}
-
-fn panic_text(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| text.to_string());
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a function panicked".into())
 }

@@ -13,6 +13,7 @@ mod exact;
 mod finish;
 mod function;
 mod held;
+pub mod lookup;
 mod node;
 #[cfg(test)]
 mod oracle;

@@ -225,7 +225,7 @@ fn stand_in(plan: &LogicalPlan, table: &Arc<SlotTable>) -> Result<LogicalPlan> {
 }
 
 /// The stream, state or reference table that is scanned, if it is one of ours.
-fn slot_kind(scan: &TableScan) -> Option<Kind> {
+pub fn slot_kind(scan: &TableScan) -> Option<Kind> {
     let provider = source_as_provider(&scan.source).ok()?;
     as_slot(provider.as_ref()).map(SlotTable::kind)
 }

@@ -1,0 +1,410 @@
+//! Which lookup joins a view has: joins of a stream's rows with a reference table, made as the rows are counted.
+//! A row that finds no match because the table is a moment behind would miss it for good, so the keys that a
+//! micro-batch will look for are told before it is applied.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, AsArray, RecordBatch};
+use arrow::compute::{concat_batches, filter_record_batch};
+use arrow::datatypes::{Field, Schema, SchemaRef};
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::common::{Column, DFSchema};
+use datafusion::execution::session_state::SessionState;
+use datafusion::logical_expr::utils::split_conjunction;
+use datafusion::logical_expr::{Aggregate, Distinct, Expr, ExprSchemable, Join, JoinType, LogicalPlan};
+use datafusion::physical_plan::PhysicalExpr;
+
+use super::slot::Kind;
+use super::split::{reads_stream, slot_kind};
+use crate::batches::{by_halves, project};
+use crate::catalog::{RuleKind, SourceDef};
+use crate::decode::ForeignKeys;
+use crate::error::Result;
+
+/// A join of a source's rows with a reference table.
+pub struct LookupJoin {
+    /// The source.
+    pub source: String,
+    /// The reference table.
+    pub table: String,
+    /// Its columns that the join compares.
+    pub key: Vec<String>,
+    /// The source's columns that are compared with them, where they are compared as they are.
+    columns: Option<Vec<String>>,
+    /// The source's columns that the expressions read.
+    reads: SchemaRef,
+    /// Only rows for which all of these are true come to the join.
+    filters: Vec<Arc<dyn PhysicalExpr>>,
+    /// Only rows that have a match here come to the join.
+    matched: Vec<Match<Arc<dyn PhysicalExpr>>>,
+    values: Vec<Arc<dyn PhysicalExpr>>,
+    /// The columns of the values, called as the key's.
+    schema: SchemaRef,
+}
+
+/// Values that are looked for in columns of a table.
+struct Match<E> {
+    table: String,
+    key: Vec<String>,
+    values: Vec<E>,
+}
+
+/// The lookup joins of a plan over rows of streams and reference tables. A join whose condition compares no
+/// column of a table with values of the stream's row alone is none.
+pub fn lookup_joins(plan: &LogicalPlan, session: &SessionState) -> Result<Vec<LookupJoin>> {
+    let mut joins = Vec::new();
+    plan.apply(|node| {
+        if let LogicalPlan::Join(join) = node
+            && let Some(lookup) = Lookup::of(join)
+        {
+            let mut routes = Vec::new();
+            let filters = join.filter.iter().flat_map(split_conjunction).cloned().collect();
+            let route = Route { lookup: lookup.looks_for, filters, matched: Vec::new() };
+            route
+                .within(lookup.stream)
+                .into_iter()
+                .for_each(|route| route.follow(lookup.stream, &mut routes));
+            joins.extend(routes.into_iter().filter_map(|arrived| arrived.compile(session)));
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    Ok(joins)
+}
+
+impl LookupJoin {
+    /// For people: the table and its columns, as `customers (customer_id)`.
+    pub fn name(&self) -> String {
+        format!("{} ({})", self.table, self.key.join(", "))
+    }
+
+    /// The source's columns that it reads.
+    pub fn columns(&self) -> impl Iterator<Item = &String> {
+        self.reads.fields().iter().map(|field| field.name())
+    }
+
+    /// Whether the rules of the source see to it that each row has a match.
+    pub fn is_ensured(&self, source: &SourceDef) -> bool {
+        let Some(columns) = &self.columns else { return false };
+        let pairs: BTreeSet<_> = columns.iter().zip(&self.key).collect();
+        let refers = |kind: &RuleKind| match kind {
+            RuleKind::ForeignKey { columns, table, referred } => {
+                *table == self.table && pairs == columns.iter().zip(referred).collect()
+            }
+            _ => false,
+        };
+        let is_not_null = |column: &String| {
+            source.rules.iter().any(|rule| matches!(&rule.kind, RuleKind::NotNull(c) if c == column))
+        };
+        source.rules.iter().any(|rule| refers(&rule.kind)) && columns.iter().all(is_not_null)
+    }
+
+    /// The values that the rows which come to the join look for. A row for which an expression fails is left out:
+    /// it fails in the view too. `tables` tells which rows have passed the joins before this one.
+    pub fn keys(&self, rows: &RecordBatch, tables: &dyn ForeignKeys) -> Result<RecordBatch> {
+        let rows = project(rows, &self.reads)?;
+        let (mut parts, mut unanswered) = (Vec::new(), None);
+        by_halves(
+            &rows,
+            |rows| self.keys_of(rows, tables),
+            |_, keys| match keys {
+                Ok(Ok(keys)) => parts.push(keys),
+                Ok(Err(error)) => unanswered = Some(error),
+                Err(error) => tracing::debug!("a row looks for nothing in {}: {error}", self.name()),
+            },
+        );
+        match unanswered {
+            Some(error) => Err(error),
+            None => Ok(concat_batches(&self.schema, &parts)?),
+        }
+    }
+
+    /// Those of the keys that have no match in the table.
+    pub fn missing(&self, keys: &RecordBatch, tables: &dyn ForeignKeys) -> Result<RecordBatch> {
+        let matched = tables.contains(&self.table, &self.key, keys.columns())?;
+        if matched.true_count() == keys.num_rows() {
+            return Ok(keys.slice(0, 0));
+        }
+        Ok(filter_record_batch(keys, &arrow::compute::not(&matched)?)?)
+    }
+
+    /// The outer error is of an expression and a row, the inner one of a table.
+    fn keys_of(
+        &self,
+        rows: &RecordBatch,
+        tables: &dyn ForeignKeys,
+    ) -> datafusion::error::Result<Result<RecordBatch>> {
+        let mut rows = rows.clone();
+        for filter in &self.filters {
+            let holds = filter.evaluate(&rows)?.into_array(rows.num_rows())?;
+            rows = filter_record_batch(&rows, holds.as_boolean())?;
+        }
+        for Match { table, key, values } in &self.matched {
+            let passed = match tables.contains(table, key, &evaluate(values, &rows)?) {
+                Ok(passed) => passed,
+                Err(error) => return Ok(Err(error)),
+            };
+            rows = filter_record_batch(&rows, &passed)?;
+        }
+        let keys = RecordBatch::try_new(Arc::clone(&self.schema), evaluate(&self.values, &rows)?)?;
+        Ok(Ok(keys))
+    }
+}
+
+fn evaluate(
+    expressions: &[Arc<dyn PhysicalExpr>],
+    rows: &RecordBatch,
+) -> datafusion::error::Result<Vec<ArrayRef>> {
+    expressions.iter().map(|e| e.evaluate(rows)?.into_array(rows.num_rows())).collect()
+}
+
+/// A join of rows of a stream with rows of reference tables.
+struct Lookup<'a> {
+    stream: &'a LogicalPlan,
+    looks_for: Match<Expr>,
+    /// Whether a row without a match does not come out of it.
+    drops_unmatched: bool,
+}
+
+impl<'a> Lookup<'a> {
+    fn of(join: &'a Join) -> Option<Lookup<'a>> {
+        let is_left = reads_stream(&join.left);
+        if is_left == reads_stream(&join.right) {
+            return None;
+        }
+        let (stream, reference) = if is_left { (&join.left, &join.right) } else { (&join.right, &join.left) };
+        let mut looks_for: Option<Match<Expr>> = None;
+        for (left, right) in &join.on {
+            let (value, column) = if is_left { (left, right) } else { (right, left) };
+            let Some((table, column)) = base_column(widened(column, reference), reference) else { continue };
+            let found =
+                looks_for.get_or_insert_with(|| Match { table: table.clone(), key: vec![], values: vec![] });
+            // A reference side may be a join of tables: those of the first one tell whether there is a row.
+            if found.table == table && !found.key.contains(&column) {
+                found.key.push(column);
+                found.values.push(value.clone());
+            }
+        }
+        let drops_unmatched = match join.join_type {
+            JoinType::Inner => true,
+            JoinType::LeftSemi | JoinType::Right => is_left,
+            JoinType::RightSemi | JoinType::Left => !is_left,
+            _ => false,
+        };
+        Some(Lookup { stream, looks_for: looks_for?, drops_unmatched })
+    }
+}
+
+/// The integers that an expression compares as wider ones: the same are equal. Elsewhere a cast may make values
+/// equal that are not.
+fn widened<'a>(expr: &'a Expr, plan: &LogicalPlan) -> &'a Expr {
+    let is_integer = |expr: &Expr| expr.get_type(plan.schema()).is_ok_and(|t| t.is_signed_integer());
+    match expr {
+        Expr::Cast(cast) if is_integer(&cast.expr) && is_integer(expr) => &cast.expr,
+        expr => expr,
+    }
+}
+
+/// The column of a reference table that an expression over a plan is, if it is one as it stands there.
+fn base_column(expr: &Expr, plan: &LogicalPlan) -> Option<(String, String)> {
+    let Expr::Column(column) = expr else { return None };
+    let position = plan.schema().index_of_column(column).ok()?;
+    match plan {
+        LogicalPlan::TableScan(scan) if slot_kind(scan) == Some(Kind::Reference) => {
+            Some((scan.table_name.table().to_owned(), column.name.clone()))
+        }
+        LogicalPlan::Projection(projection) => {
+            base_column(unaliased(projection.expr.get(position)?), &projection.input)
+        }
+        LogicalPlan::SubqueryAlias(alias) => base_column(&nth(&alias.input, position), &alias.input),
+        LogicalPlan::Aggregate(Aggregate { input, group_expr, .. }) => {
+            base_column(unaliased(group_expr.get(position)?), input)
+        }
+        LogicalPlan::Distinct(Distinct::All(input)) => base_column(expr, input),
+        LogicalPlan::Filter(_)
+        | LogicalPlan::Sort(_)
+        | LogicalPlan::Repartition(_)
+        | LogicalPlan::Join(_) => plan.inputs().into_iter().find_map(|input| base_column(expr, input)),
+        _ => None,
+    }
+}
+
+fn unaliased(expr: &Expr) -> &Expr {
+    match expr {
+        Expr::Alias(alias) => unaliased(&alias.expr),
+        expr => expr,
+    }
+}
+
+fn nth(plan: &LogicalPlan, position: usize) -> Expr {
+    Expr::Column(Column::from(plan.schema().qualified_field(position)))
+}
+
+/// What is looked for, said by the columns of some plan on the way from the join down to the stream.
+struct Route {
+    lookup: Match<Expr>,
+    filters: Vec<Expr>,
+    matched: Vec<Match<Expr>>,
+}
+
+/// A route at its end.
+struct Arrived {
+    source: String,
+    declared: SchemaRef,
+    route: Route,
+}
+
+impl Route {
+    /// Goes on through `plan`, of which all columns are, and notes where streams are found.
+    fn follow(mut self, plan: &LogicalPlan, arrived: &mut Vec<Arrived>) {
+        match plan {
+            LogicalPlan::TableScan(scan) if slot_kind(scan) == Some(Kind::Stream) => {
+                let (source, declared) = (scan.table_name.table().to_owned(), scan.source.schema());
+                arrived.push(Arrived { source, declared, route: self });
+            }
+            LogicalPlan::Filter(filter) => {
+                self.filters.extend(split_conjunction(&filter.predicate).into_iter().cloned());
+                self.follow(&filter.input, arrived);
+            }
+            LogicalPlan::Sort(sort) if sort.fetch.is_none() => self.follow(&sort.input, arrived),
+            LogicalPlan::Repartition(repartition) => self.follow(&repartition.input, arrived),
+            LogicalPlan::Join(join) => {
+                let Some(lookup) = Lookup::of(join) else { return };
+                if let Some(mut route) = self.within(lookup.stream) {
+                    if lookup.drops_unmatched {
+                        route.matched.extend(lookup.looks_for.within(lookup.stream));
+                    }
+                    route.follow(lookup.stream, arrived);
+                }
+            }
+            LogicalPlan::Projection(projection) => {
+                let expression = |position: usize| Some(unaliased(projection.expr.get(position)?).clone());
+                self.through(plan, &expression)
+                    .into_iter()
+                    .for_each(|r| r.follow(&projection.input, arrived));
+            }
+            LogicalPlan::SubqueryAlias(alias) => {
+                let column = |position: usize| Some(nth(&alias.input, position));
+                self.through(plan, &column).into_iter().for_each(|r| r.follow(&alias.input, arrived));
+            }
+            LogicalPlan::Union(union) => {
+                for input in &union.inputs {
+                    let column = |position: usize| Some(nth(input, position));
+                    self.through(plan, &column).into_iter().for_each(|r| r.follow(input, arrived));
+                }
+            }
+            LogicalPlan::Unnest(unnest) => {
+                let is_unnested = |from: &usize| {
+                    unnest.struct_type_columns.contains(from)
+                        || unnest.list_type_columns.iter().any(|(list, _)| list == from)
+                };
+                let column = |position: usize| {
+                    let from = unnest.dependency_indices.get(position).filter(|from| !is_unnested(from))?;
+                    Some(nth(&unnest.input, *from))
+                };
+                self.through(plan, &column).into_iter().for_each(|r| r.follow(&unnest.input, arrived));
+            }
+            _ => {}
+        }
+    }
+
+    /// The same by the columns of an input of `plan`, where `by_position` tells what each column of `plan` is. A
+    /// filter that can't be said so is left out: more rows than come to the join are looked up then.
+    fn through(&self, plan: &LogicalPlan, by_position: &dyn Fn(usize) -> Option<Expr>) -> Option<Route> {
+        let replace = |column: &Column| by_position(plan.schema().index_of_column(column).ok()?);
+        self.replaced(&replace)
+    }
+
+    /// The same, if all columns are of `input`, which is one side of a join.
+    fn within(&self, input: &LogicalPlan) -> Option<Route> {
+        self.replaced(&|column| own(column, input))
+    }
+
+    fn replaced(&self, replace: &dyn Fn(&Column) -> Option<Expr>) -> Option<Route> {
+        Some(Route {
+            lookup: self.lookup.replaced(replace)?,
+            filters: self.filters.iter().filter_map(|filter| replaced(filter, replace)).collect(),
+            matched: self.matched.iter().filter_map(|matched| matched.replaced(replace)).collect(),
+        })
+    }
+}
+
+impl Match<Expr> {
+    fn within(&self, input: &LogicalPlan) -> Option<Self> {
+        self.replaced(&|column| own(column, input))
+    }
+
+    fn replaced(&self, replace: &dyn Fn(&Column) -> Option<Expr>) -> Option<Self> {
+        let values = self.values.iter().map(|value| replaced(value, replace)).collect::<Option<_>>()?;
+        Some(Match { table: self.table.clone(), key: self.key.clone(), values })
+    }
+}
+
+/// The column itself, if it is one of `input`.
+fn own(column: &Column, input: &LogicalPlan) -> Option<Expr> {
+    input.schema().has_column(column).then(|| Expr::Column(column.clone()))
+}
+
+/// The expression with each column replaced; none if one of them can't be.
+fn replaced(expr: &Expr, replace: &dyn Fn(&Column) -> Option<Expr>) -> Option<Expr> {
+    let mut is_whole = true;
+    let result = expr.clone().transform_up(|part| match &part {
+        Expr::Column(column) => Ok(match replace(column) {
+            Some(other) => Transformed::yes(other),
+            None => {
+                is_whole = false;
+                Transformed::no(part)
+            }
+        }),
+        _ => Ok(Transformed::no(part)),
+    });
+    result.ok().filter(|_| is_whole).map(|transformed| transformed.data)
+}
+
+impl Arrived {
+    /// None if an expression is none over the row alone, such as a subquery.
+    fn compile(self, session: &SessionState) -> Option<LookupJoin> {
+        let Arrived { source, declared, route: Route { lookup, filters, matched } } = self;
+        let bare = |column: &Column| Some(Expr::Column(Column::new_unqualified(&column.name)));
+        let lookup = lookup.replaced(&bare)?;
+        let filters: Vec<Expr> = filters.iter().filter_map(|filter| replaced(filter, &bare)).collect();
+        let matched: Vec<_> = matched.iter().filter_map(|matched| matched.replaced(&bare)).collect();
+        let all = lookup.values.iter().chain(&filters).chain(matched.iter().flat_map(|m| &m.values));
+        let names: BTreeSet<&str> =
+            all.flat_map(Expr::column_refs).map(|column| column.name.as_str()).collect();
+        let fields: Vec<_> =
+            declared.fields().iter().filter(|f| names.contains(f.name().as_str())).cloned().collect();
+        let reads: SchemaRef = Arc::new(Schema::new(fields));
+        let schema = DFSchema::try_from(Arc::clone(&reads)).ok()?;
+        let physical = |expr: &Expr| session.create_physical_expr(expr.clone(), &schema).ok();
+        let physical_match = |m: &Match<Expr>| {
+            let values = m.values.iter().map(physical).collect::<Option<_>>()?;
+            Some(Match { table: m.table.clone(), key: m.key.clone(), values })
+        };
+        let plain = |value: &Expr| match value {
+            Expr::Column(column) => Some(column.name.clone()),
+            _ => None,
+        };
+        let values = physical_match(&lookup)?.values;
+        let fields = lookup
+            .key
+            .iter()
+            .zip(&lookup.values)
+            .map(|(name, value)| Some(Field::new(name, value.get_type(&schema).ok()?, true)));
+        let fields: Vec<Field> = fields.collect::<Option<_>>()?;
+        Some(LookupJoin {
+            source,
+            columns: lookup.values.iter().map(plain).collect(),
+            filters: filters.iter().filter_map(physical).collect(),
+            matched: matched.iter().filter_map(physical_match).collect(),
+            values,
+            schema: Arc::new(Schema::new(fields)),
+            table: lookup.table,
+            key: lookup.key,
+            reads,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;
