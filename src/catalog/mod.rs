@@ -19,7 +19,7 @@ use datafusion::sql::sqlparser::tokenizer::Span;
 pub use self::place::Place;
 use self::place::parse_error;
 pub use self::rule::{Rule, RuleKind};
-pub use self::source::{SourceDef, Start, TimestampFormat};
+pub use self::source::{EVENT_TIME_YEARS, SourceDef, Start, TimestampFormat};
 use self::source::{schema, source};
 pub use self::view::{Hold, Mode, ViewDef};
 use crate::error::{Error, Result};

@@ -11,18 +11,21 @@ use super::rule::rules;
 use super::{Place, Rule, RuleKind, bare_name, duration_ms, literal};
 use crate::error::Result;
 
-const SOURCE_OPTIONS: [&str; 8] = [
+const SOURCE_OPTIONS: [&str; 9] = [
     "format",
     "timestamp_format",
     "event_time",
     "watermark",
     "allowed_lateness",
     "max_future",
+    "idle_timeout",
     "dead_letter_topic",
     "start",
 ];
 const STARTS: [(&str, Start); 2] =
     [("earliest", Start::Earliest), ("earliest_available", Start::EarliestAvailable)];
+/// Event times must be in these years, the last not among them: nanoseconds hold them with room for windows.
+pub const EVENT_TIME_YEARS: (i32, i32) = (1700, 2240);
 /// Clocks of producers and brokers differ by less, unless the source says otherwise.
 const MAX_FUTURE_MS: i64 = 5 * 60 * 1000;
 const TIMESTAMP_FORMATS: [(&str, TimestampFormat); 5] = [
@@ -92,6 +95,9 @@ pub struct SourceDef {
     pub allowed_lateness_ms: i64,
     /// How far an event time may be after the broker's timestamp of its message, in milliseconds.
     pub max_future_ms: i64,
+    /// How long a partition may be silent until it holds the watermark back no longer, in milliseconds; without it,
+    /// for ever.
+    pub idle_timeout_ms: Option<i64>,
     /// Topic for the messages that break a rule.
     pub dead_letter_topic: Option<String>,
     /// Where its reading begins.
@@ -184,9 +190,15 @@ pub(super) async fn source(
     if allowed_lateness_ms.is_some() && watermark_delay_ms.is_none() {
         return Err(place.error("'allowed_lateness' needs 'watermark', which it adds to"));
     }
-    let max_future_ms = duration("max_future")?;
+    let (max_future_ms, idle_timeout_ms) = (duration("max_future")?, duration("idle_timeout")?);
     if max_future_ms.is_some() && event_time.is_none() {
         return Err(place.error("'max_future' needs 'event_time', the column it judges"));
+    }
+    if idle_timeout_ms.is_some() && watermark_delay_ms.is_none() {
+        return Err(place.error("'idle_timeout' needs 'watermark', which a silent partition holds back"));
+    }
+    if idle_timeout_ms == Some(0) {
+        return Err(place.error("idle_timeout must be longer than nothing; leave it out to wait for ever"));
     }
     Ok(SourceDef {
         name,
@@ -198,6 +210,7 @@ pub(super) async fn source(
         watermark_delay_ms,
         allowed_lateness_ms: allowed_lateness_ms.unwrap_or(0),
         max_future_ms: max_future_ms.unwrap_or(MAX_FUTURE_MS),
+        idle_timeout_ms,
         dead_letter_topic: options.remove("dead_letter_topic"),
         start,
         place,

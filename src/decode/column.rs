@@ -101,22 +101,7 @@ pub fn new<'m>(
         }
         Time64(_) => primitive::<Time64NanosecondType>(data_type, rows, time),
         Timestamp(unit, zone) => {
-            let times = Timestamps::new(timestamps, *unit, zone.as_deref())?;
-            let read = move |json: &str| times.read(json);
-            let expected = match timestamps {
-                TimestampFormat::Iso => format!("{data_type} such as \"2026-05-07 21:59:59\""),
-                other => format!("{data_type} as {}", other.name()),
-            };
-            match unit {
-                TimeUnit::Second => expecting::<TimestampSecondType>(data_type, rows, expected, read),
-                TimeUnit::Millisecond => {
-                    expecting::<TimestampMillisecondType>(data_type, rows, expected, read)
-                }
-                TimeUnit::Microsecond => {
-                    expecting::<TimestampMicrosecondType>(data_type, rows, expected, read)
-                }
-                TimeUnit::Nanosecond => expecting::<TimestampNanosecondType>(data_type, rows, expected, read),
-            }
+            self::timestamps(data_type, rows, Timestamps::new(timestamps, *unit, zone.as_deref())?)
         }
         Utf8 => Box::new(Texts(<StringBuilder as StringLikeArrayBuilder>::with_capacity(rows))),
         LargeUtf8 => Box::new(Texts(<LargeStringBuilder as StringLikeArrayBuilder>::with_capacity(rows))),
@@ -143,6 +128,39 @@ pub fn new<'m>(
             ));
         }
     })
+}
+
+/// As [`new`], or [`judge`] if its values are not kept, of the event time: it must be one of which nanoseconds hold
+/// the windows too.
+pub fn event_time<'m>(
+    field: &Field,
+    timestamps: TimestampFormat,
+    rows: Option<usize>,
+) -> Result<Box<dyn Column<'m> + 'm>, String> {
+    let data_type = field.data_type();
+    let DataType::Timestamp(unit, zone) = data_type else {
+        return Err(format!("{data_type} is no TIMESTAMP"));
+    };
+    let times = Timestamps::new(timestamps, *unit, zone.as_deref())?.of_events();
+    let column = self::timestamps(data_type, rows.unwrap_or(JUDGED_AT_ONCE), times);
+    Ok(if rows.is_some() { column } else { Box::new(Judged { column, gathered: 0 }) })
+}
+
+fn timestamps<'m>(data_type: &DataType, rows: usize, times: Timestamps) -> Box<dyn Column<'m> + 'm> {
+    let expected = times.expected(data_type);
+    let read = move |json: &str| times.read(json);
+    match data_type {
+        DataType::Timestamp(TimeUnit::Second, _) => {
+            expecting::<TimestampSecondType>(data_type, rows, expected, read)
+        }
+        DataType::Timestamp(TimeUnit::Millisecond, _) => {
+            expecting::<TimestampMillisecondType>(data_type, rows, expected, read)
+        }
+        DataType::Timestamp(TimeUnit::Microsecond, _) => {
+            expecting::<TimestampMicrosecondType>(data_type, rows, expected, read)
+        }
+        _ => expecting::<TimestampNanosecondType>(data_type, rows, expected, read),
+    }
 }
 
 /// What a JSON string says; none if `json` is no string, or has half a character.

@@ -33,6 +33,8 @@ pub struct JsonDecoder {
     /// … and as a schema.
     kept_schema: SchemaRef,
     timestamps: TimestampFormat,
+    /// Position in `schema` of the event time.
+    event_time: Option<usize>,
 }
 
 impl JsonDecoder {
@@ -43,7 +45,12 @@ impl JsonDecoder {
                 .map_err(|reason| format!("column {}: {reason}", field.name()))?;
         }
         let kept = (0..schema.fields().len()).collect();
-        Ok(JsonDecoder { kept_schema: Arc::clone(&schema), schema, kept, timestamps })
+        Ok(JsonDecoder { kept_schema: Arc::clone(&schema), schema, kept, timestamps, event_time: None })
+    }
+
+    /// A decoder that refuses messages whose value of `column` can't be an event time, too.
+    pub fn with_event_time(self, column: &str) -> Self {
+        JsonDecoder { event_time: self.schema.index_of(column).ok(), ..self }
     }
 
     /// A decoder that refuses the same messages, and keeps of the others only the columns `needed`; one, if
@@ -89,7 +96,10 @@ impl JsonDecoder {
 
     fn decode_part(&self, messages: &[Option<&[u8]>], first: usize) -> Result<(Decoded, Vec<Reject>)> {
         let new = |(i, field): (usize, &FieldRef)| {
-            if self.kept.contains(&i) {
+            let is_kept = self.kept.contains(&i);
+            if self.event_time == Some(i) {
+                column::event_time(field, self.timestamps, is_kept.then_some(messages.len()))
+            } else if is_kept {
                 column::new(field, self.timestamps, messages.len())
             } else {
                 column::judge(field, self.timestamps)

@@ -34,8 +34,11 @@ pub fn of_source(
     read: Option<BTreeSet<String>>,
     session: &SessionState,
 ) -> Result<(JsonDecoder, RuleSet)> {
-    let decoder = JsonDecoder::new(source.schema.clone(), source.timestamp_format)
+    let mut decoder = JsonDecoder::new(source.schema.clone(), source.timestamp_format)
         .map_err(|reason| source.place.error(reason))?;
+    if let Some(time) = &source.event_time {
+        decoder = decoder.with_event_time(time);
+    }
     let rules = RuleSet::new(source, session)?;
     let Some(mut needed) = read else { return Ok((decoder, rules)) };
     needed.extend(rules.columns().cloned());

@@ -121,6 +121,36 @@ async fn an_object_or_array_is_the_text_of_a_varchar_letter_by_letter() {
 }
 
 #[tokio::test]
+async fn an_event_time_has_room_for_windows_whether_it_is_kept_or_not() {
+    for columns in ["at TIMESTAMP, other TIMESTAMP, n INT", "at TIMESTAMP(3), other TIMESTAMP, n INT"] {
+        let source = declare(columns, "OPTIONS ('event_time' 'at', 'timestamp_format' 'iso')").await.unwrap();
+        let planning = session::continuous().state();
+        for read in [None, Some(BTreeSet::from(["n".to_string()]))] {
+            let (decoder, _) = of_source(&source, read, &planning).unwrap();
+            let accepted = |message: &str| {
+                let (decoded, rejects) = decoder.decode(&[Some(message.as_bytes())]).unwrap();
+                assert_eq!(decoded.messages.len() + rejects.len(), 1);
+                rejects.first().map(|reject| (reject.rule.clone(), reject.reason.clone()))
+            };
+            for year in ["1700-01-01T00:00:00", "2239-12-31T23:59:59.999"] {
+                assert_eq!(accepted(&format!(r#"{{"at": "{year}"}}"#)), None);
+            }
+            for year in [
+                "1699-12-31T23:59:59.999",
+                "2240-01-01T00:00:00",
+                "1677-09-21T00:12:44",
+                "9999-01-01T00:00:00",
+            ] {
+                let (rule, reason) = accepted(&format!(r#"{{"at": "{year}"}}"#)).unwrap();
+                assert_eq!(rule, "json");
+                assert!(reason.contains("is no event time from 1700 to 2239"), "{reason}");
+            }
+            assert_eq!(accepted(r#"{"other": "2262-04-11T00:00:00"}"#), None, "no event time");
+        }
+    }
+}
+
+#[tokio::test]
 async fn timestamps_are_spelled_as_the_source_says() {
     let source = declare("at TIMESTAMP(3)", "OPTIONS ('timestamp_format' 'epoch_s')").await.unwrap();
     assert_eq!(source.timestamp_format, TimestampFormat::Epoch(TimeUnit::Second));
