@@ -16,7 +16,7 @@ use crate::clients;
 use crate::config::Config;
 use crate::decode::{self, JsonDecoder, Reject, RuleSet};
 use crate::engine::session::{self, PG};
-use crate::engine::{Engine, ViewChange};
+use crate::engine::{Engine, Origin, ViewChange};
 use crate::error::{Error, Result};
 use crate::history::KafkaTable;
 use crate::progress::{Batches, Progress};
@@ -301,8 +301,12 @@ impl Pipeline {
         }
         let mut changes = if renewed.is_empty() { Vec::new() } else { self.engine.refresh(&renewed).await? };
         self.engine.wait_for(&source.def.name, source.progress.unread());
-        let partitions: Vec<i32> = judged.messages.iter().map(|i| batch.get(*i).partition).collect();
-        let applied = self.engine.apply(&source.def.name, judged.rows, Some(&partitions)).await?;
+        let origin = |message: &u32| {
+            let message = batch.get(*message);
+            Origin { partition: message.partition, timestamp_ms: message.timestamp_ms }
+        };
+        let origins: Vec<_> = judged.messages.iter().map(origin).collect();
+        let applied = self.engine.apply(&source.def.name, judged.rows, Some(&origins)).await?;
         for (row, view) in &applied.late {
             source.progress.late(view);
             let late = Reject::late(judged.messages[*row as usize], view);

@@ -9,12 +9,13 @@ use datafusion::datasource::{provider_as_source, source_as_provider};
 use datafusion::error::Result;
 use datafusion::logical_expr::logical_plan::{SubqueryAlias, TableScanBuilder};
 use datafusion::logical_expr::{
-    Aggregate, BinaryExpr, Expr, Filter, Join, LogicalPlan, LogicalPlanBuilder, Operator, Projection,
-    TableScan,
+    Aggregate, Expr, Filter, Join, LogicalPlan, LogicalPlanBuilder, Projection, TableScan,
 };
 
-use super::slot::{FINAL_UNTIL, ROW, TIME, as_slot};
-use super::windows::{self, HOP, SESSION_END, SESSION_START};
+use super::grain::{EXACT, Grain};
+use super::slot::{FINAL_UNTIL, Kind, ROW, TIME, as_slot};
+use super::split::slot_kind;
+use super::window_functions::{SESSION_END, SESSION_START, call, fixed_nanoseconds, is_own_session};
 
 /// A group is final once the watermark has passed its key's value plus `after`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,71 +35,129 @@ pub struct SessionKeys {
     pub end: Vec<usize>,
     /// Nanoseconds without a row that end a session.
     pub gap: i64,
+    /// Whether their time is the event time of a stream that has a watermark.
+    pub is_timed: bool,
 }
 
 impl SessionKeys {
-    /// When a row's own session ends.
-    pub fn bound(&self) -> Bound {
-        match self.end.first() {
+    /// When a row's own session ends, if it ever does.
+    pub fn bound(&self) -> Option<Bound> {
+        let bound = match self.end.first() {
             Some(end) => Bound { key: *end, after: 0 },
             None => Bound { key: self.start.first().copied().unwrap_or_default(), after: self.gap },
-        }
+        };
+        self.is_timed.then_some(bound)
     }
 }
 
-/// The key that bounds the event time, if one does. `event_time` gives a stream's column, of those that
-/// have a watermark.
+/// The key that bounds the event time most narrowly, if one does. `event_time` gives a stream's column, of those
+/// that have a watermark.
 pub fn bound(aggregate: &Aggregate, event_time: impl Fn(&str) -> Option<String>) -> Option<Bound> {
-    aggregate.group_expr.iter().enumerate().find_map(|(key, expr)| {
-        let (expr, scan) = resolve(expr.clone(), &aggregate.input)?;
-        let time = event_time(scan.table_name.table())?;
-        Some(Bound { key, after: ends_after(&expr, &time)? })
-    })
+    let keys = aggregate.group_expr.iter().enumerate().filter_map(|(key, expr)| {
+        let grain = grain(expr.clone(), &aggregate.input, &event_time)?;
+        Some((grain.extent(), Bound { key, after: grain.after }))
+    });
+    keys.min_by_key(|(extent, _)| *extent).map(|(_, bound)| bound)
+}
+
+/// What an expression over `plan`'s columns keeps of the event time of the stream that it is of.
+fn grain(expr: Expr, plan: &LogicalPlan, event_time: impl Fn(&str) -> Option<String>) -> Option<Grain> {
+    let (expr, scan) = resolve(expr, plan)?;
+    // A reference table may have the name of a stream.
+    if slot_kind(scan) != Some(Kind::Stream) {
+        return None;
+    }
+    Grain::of(&expr, &event_time(scan.table_name.table())?, &scan.projected_schema)
 }
 
 /// If the aggregate groups by session windows: which keys are theirs. An error if the rest of its keys are
-/// not those of the sessions, or if a filter stands between.
-pub fn session(aggregate: &Aggregate) -> Result<Option<SessionKeys>> {
-    let mut keys = SessionKeys { start: Vec::new(), end: Vec::new(), gap: 0 };
+/// not those of the sessions, or if it asks for windows otherwise.
+pub fn session(
+    aggregate: &Aggregate,
+    event_time: impl Fn(&str) -> Option<String>,
+) -> Result<Option<SessionKeys>> {
+    let Some(windows) = own_sessions(&aggregate.input) else { return Ok(None) };
+    let mut keys = SessionKeys { start: Vec::new(), end: Vec::new(), gap: 0, is_timed: false };
     let mut session_keys: Vec<Expr> = Vec::new();
     let mut others = Vec::new();
     for (i, expr) in aggregate.group_expr.iter().enumerate() {
-        let resolved = resolve(expr.clone(), &aggregate.input).map(|(expr, _)| expr);
-        let args = |name| resolved.as_ref().and_then(|expr| windows::call(expr, name));
-        let (positions, args) = match (args(SESSION_START), args(SESSION_END)) {
+        let Some(key) = descend(expr.clone(), &aggregate.input, windows) else {
+            return plan_err!("{SESSIONS_NEED}");
+        };
+        let (positions, args) = match (call(&key, SESSION_START), call(&key, SESSION_END)) {
             (Some(args), _) => (&mut keys.start, args),
             (_, Some(args)) => (&mut keys.end, args),
             _ => {
-                others.push(resolved);
+                others.push(key);
                 continue;
             }
         };
         positions.push(i);
-        let [_, gap, by @ ..] = args else { return internal_err!("a session without a gap") };
-        session_keys = by.to_vec();
-        keys.gap = match gap {
-            Expr::Literal(value, _) => windows::fixed_nanoseconds(value).unwrap_or_default(),
-            _ => 0,
+        let [time, Expr::Literal(gap, _), by @ ..] = args else {
+            return internal_err!("a session without a gap");
         };
-        if keys.gap == 0 {
-            return plan_err!(
-                "a session's gap must be an INTERVAL of fixed length, such as INTERVAL '5 minutes'"
-            );
-        }
+        session_keys = by.to_vec();
+        keys.gap = fixed_nanoseconds(gap).unwrap_or_default();
+        keys.is_timed = grain(time.clone(), &windows.input, &event_time) == Some(EXACT);
+    }
+    let arguments = aggregate.aggr_expr.iter().map(|expr| descend(expr.clone(), &aggregate.input, windows));
+    let asks = |expr: Option<Expr>| {
+        expr.is_none_or(|expr| expr.exists(|part| Ok(is_own_session(part))).unwrap_or(true))
+    };
+    if arguments.chain(others.iter().cloned().map(Some)).any(asks) {
+        return plan_err!("{SESSIONS_NEED}");
     }
     if keys.start.is_empty() && keys.end.is_empty() {
         return Ok(None);
     }
-    let same = others.len() == session_keys.len()
-        && others.iter().all(|other| other.as_ref().is_some_and(|other| session_keys.contains(other)));
-    if !same {
-        return plan_err!(
-            "sessions are kept up to date if the query groups by window_start or window_end and by the session's \
-             own keys: session(table, time, gap, key, …) … GROUP BY window_start, key, …; anything else needs \
-             hold_rows"
-        );
+    if others.len() != session_keys.len() || !others.iter().all(|other| session_keys.contains(other)) {
+        return plan_err!("{SESSIONS_NEED}");
     }
     Ok(Some(keys))
+}
+
+const SESSIONS_NEED: &str = "sessions are kept up to date if the query groups by window_start or window_end as they \
+     are, and by the session's own keys: session(table, time, gap, key, …) … GROUP BY window_start, key, …; anything \
+     else needs hold_rows";
+
+/// The projection that makes session windows, if nothing but projections stands above it.
+pub fn own_sessions(plan: &LogicalPlan) -> Option<&Projection> {
+    match plan {
+        LogicalPlan::Projection(projection) if makes_sessions(projection) => Some(projection),
+        LogicalPlan::Projection(projection) => own_sessions(&projection.input),
+        LogicalPlan::SubqueryAlias(alias) => own_sessions(&alias.input),
+        _ => None,
+    }
+}
+
+/// Whether it is a projection that makes session windows.
+pub fn makes_sessions(projection: &Projection) -> bool {
+    let makes = |expr: &Expr| expr.exists(|part| Ok(is_own_session(part))).unwrap_or(false);
+    projection.expr.iter().any(makes)
+}
+
+/// An expression over `plan`'s columns in terms of what the projection `to`, somewhere below, reads.
+fn descend(expr: Expr, plan: &LogicalPlan, to: &Projection) -> Option<Expr> {
+    match plan {
+        LogicalPlan::Projection(projection) => {
+            let expr = of_projection(unalias(expr), projection)?;
+            if std::ptr::eq(projection, to) { Some(expr) } else { descend(expr, &projection.input, to) }
+        }
+        LogicalPlan::SubqueryAlias(alias) => descend(of_alias(unalias(expr), alias)?, &alias.input, to),
+        _ => None,
+    }
+}
+
+fn of_projection(expr: Expr, projection: &Projection) -> Option<Expr> {
+    replace(expr, &projection.schema, |i| Some(projection.expr[i].clone()))
+}
+
+fn of_alias(expr: Expr, alias: &SubqueryAlias) -> Option<Expr> {
+    let input = alias.input.schema();
+    replace(expr, &alias.schema, |i| {
+        let (qualifier, field) = input.qualified_field(i);
+        Some(Expr::Column(Column::new(qualifier.cloned(), field.name())))
+    })
 }
 
 /// An expression over `plan`'s columns in terms of the columns of the table it scans; none if it takes more
@@ -111,18 +170,8 @@ fn resolve(expr: Expr, plan: &LogicalPlan) -> Option<(Expr, &TableScan)> {
             expr.column_refs().into_iter().all(own).then_some((expr, scan))
         }
         LogicalPlan::Filter(filter) => resolve(expr, &filter.input),
-        LogicalPlan::Projection(projection) => {
-            let expr = replace(expr, &projection.schema, |i| Some(projection.expr[i].clone()))?;
-            resolve(expr, &projection.input)
-        }
-        LogicalPlan::SubqueryAlias(alias) => {
-            let input = alias.input.schema();
-            let expr = replace(expr, &alias.schema, |i| {
-                let (qualifier, field) = input.qualified_field(i);
-                Some(Expr::Column(Column::new(qualifier.cloned(), field.name())))
-            })?;
-            resolve(expr, &alias.input)
-        }
+        LogicalPlan::Projection(projection) => resolve(of_projection(expr, projection)?, &projection.input),
+        LogicalPlan::SubqueryAlias(alias) => resolve(of_alias(expr, alias)?, &alias.input),
         LogicalPlan::Unnest(unnest) => {
             let input = unnest.input.schema();
             let expr = replace(expr, &unnest.schema, |i| {
@@ -164,47 +213,6 @@ pub fn replace(expr: Expr, schema: &DFSchema, by: impl Fn(usize) -> Option<Expr>
         _ => Ok(Transformed::no(part)),
     });
     replaced.ok().map(|replaced| replaced.data)
-}
-
-/// How long after its value a key's rows may still come, if it tells.
-fn ends_after(expr: &Expr, time: &str) -> Option<i64> {
-    match expr {
-        Expr::Column(column) => (column.name == time).then_some(1),
-        Expr::Alias(alias) => ends_after(&alias.expr, time),
-        Expr::Cast(cast) if cast.field.data_type().is_temporal() => ends_after(&cast.expr, time),
-        Expr::BinaryExpr(BinaryExpr { left, op, right }) => {
-            let Expr::Literal(interval, _) = right.as_ref() else { return None };
-            let interval = windows::fixed_nanoseconds(interval)?;
-            let inner = ends_after(left, time)?;
-            match op {
-                Operator::Plus => Some(inner - interval),
-                Operator::Minus => Some(inner + interval),
-                _ => None,
-            }
-        }
-        Expr::ScalarFunction(function) => {
-            let of_time = |expr: &Expr| ends_after(expr, time) == Some(1);
-            match (function.func.name(), function.args.as_slice()) {
-                ("date_bin", [Expr::Literal(size, _), of, ..]) if of_time(of) => {
-                    windows::fixed_nanoseconds(size)
-                }
-                ("date_trunc", [Expr::Literal(unit, _), of]) if of_time(of) => {
-                    let seconds = match unit.to_string().to_lowercase().as_str() {
-                        "second" => 1,
-                        "minute" => 60,
-                        "hour" => 3600,
-                        "day" => 86400,
-                        "week" => 7 * 86400,
-                        _ => return None,
-                    };
-                    Some(seconds * 1_000_000_000)
-                }
-                (HOP, [of, _, Expr::Literal(size, _)]) if of_time(of) => windows::fixed_nanoseconds(size),
-                _ => None,
-            }
-        }
-        _ => None,
-    }
 }
 
 /// The plan with the hidden columns of the one stream that it scans added to its output.

@@ -9,9 +9,12 @@ mod below;
 mod bound;
 mod dedup;
 mod delta;
+#[cfg(test)]
+mod event_time_tests;
 mod exact;
 mod finish;
 mod function;
+mod grain;
 mod held;
 pub mod lookup;
 mod node;
@@ -34,6 +37,7 @@ mod types;
 mod unstoppable;
 mod view;
 mod watermark;
+mod window_functions;
 pub mod windows;
 mod work;
 
@@ -46,6 +50,7 @@ use datafusion::prelude::SessionContext;
 use self::schedule::{Stateful, add_to_all};
 use self::slot::{Inputs, Runner, SlotTable};
 pub use self::view::{Changelog, Op, RowSource, ViewInfo};
+pub use self::watermark::Origin;
 use self::watermark::Watermark;
 use self::work::View;
 use crate::catalog::Place;
@@ -163,6 +168,19 @@ impl Engine {
         }
     }
 
+    /// Says which partitions of a source have been silent for its `idle_timeout`: they hold its windows open no
+    /// longer. What that makes final is told with the next micro-batch.
+    pub fn set_idle(&mut self, source: &str, idle: BTreeSet<i32>) {
+        if let Some(watermark) = self.watermarks.get_mut(source) {
+            watermark.set_idle(idle);
+        }
+    }
+
+    /// The partition that holds a source's watermark back.
+    pub fn watermark_holder(&self, source: &str) -> Option<i32> {
+        self.watermarks.get(source)?.holder()
+    }
+
     /// Gives a reference table its rows, of the needed columns. [`Engine::refresh`] takes them into use.
     pub fn set_reference(&mut self, table: &str, batches: Vec<RecordBatch>) {
         if let Some(table) = self.references.get(table) {
@@ -218,7 +236,7 @@ impl Engine {
     }
 
     /// Adds a micro-batch of `source`: only rows that keep its rules, with at least the columns of
-    /// [`Engine::source_columns`]. `partitions` is that of each row; none: all are of one.
+    /// [`Engine::source_columns`]. `origins` is that of each row; none: all are of one partition.
     ///
     /// # Errors
     /// If the rows are not those of the source; never for what a value is.
@@ -226,7 +244,7 @@ impl Engine {
         &mut self,
         source: &str,
         rows: RecordBatch,
-        partitions: Option<&[i32]>,
+        origins: Option<&[Origin]>,
     ) -> Result<Applied> {
         if rows.num_rows() == 0 {
             return Ok(Applied::default());
@@ -234,7 +252,7 @@ impl Engine {
         let Some(stream) = self.streams.get(source).cloned() else { return Ok(Applied::default()) };
         let rows = match self.watermarks.get_mut(source) {
             Some(watermark) => {
-                let (times, final_until) = watermark.advance(&rows, partitions)?;
+                let (times, final_until) = watermark.advance(&rows, origins)?;
                 with_hidden(&rows, times, final_until)?
             }
             None => rows,

@@ -4,10 +4,11 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, Int64Array};
-use arrow::compute::cast;
+use arrow::array::{Array, ArrayRef, Int64Array, UInt64Array};
+use arrow::compute::{cast, take};
 use arrow::datatypes::{DataType, Schema, SchemaRef, TimeUnit};
 use datafusion::error::Result;
+use datafusion::logical_expr::EmitTo;
 use datafusion::physical_plan::aggregates::group_values::{GroupValues, new_group_values};
 use datafusion::physical_plan::aggregates::order::GroupOrdering;
 
@@ -15,6 +16,9 @@ use super::aggregate::Touched;
 use super::bound::SessionKeys;
 use super::watermark::nanoseconds;
 use crate::batches::Owned;
+
+/// Fewer keys than this are not worth forgetting.
+const KEYS_MIN: usize = 1024;
 
 /// A session that is not final.
 #[derive(Clone, Copy, Debug)]
@@ -34,7 +38,9 @@ enum Id {
 pub struct SessionGroups {
     keys: SessionKeys,
     others: Vec<usize>,
+    /// Numbers of the keys; none if there is no key but the window.
     by_key: Option<Owned<Box<dyn GroupValues>>>,
+    key_schema: SchemaRef,
     /// By key, by start.
     open: HashMap<usize, BTreeMap<i64, Session>>,
     /// Of each group: its key, start and end.
@@ -56,17 +62,16 @@ impl SessionGroups {
     pub fn new(keys: SessionKeys, schema: &SchemaRef) -> Result<Self> {
         let is_window = |i: &usize| keys.start.contains(i) || keys.end.contains(i);
         let others: Vec<usize> = (0..schema.fields().len()).filter(|i| !is_window(i)).collect();
+        let key_schema: SchemaRef = Arc::new(Schema::project(schema, &others)?);
         let by_key = match others.as_slice() {
             [] => None,
-            others => {
-                let schema = Arc::new(Schema::project(schema, others)?);
-                Some(Owned::new(new_group_values(schema, &GroupOrdering::None)?))
-            }
+            _ => Some(Owned::new(new_group_values(Arc::clone(&key_schema), &GroupOrdering::None)?)),
         };
         Ok(SessionGroups {
             keys,
             others,
             by_key,
+            key_schema,
             open: HashMap::new(),
             place: HashMap::new(),
             undo: Vec::new(),
@@ -193,11 +198,12 @@ impl SessionGroups {
     pub fn set_windows(&self, columns: &mut [ArrayRef], groups: &[u32], schema: &SchemaRef) -> Result<()> {
         let column = |value: fn(&(usize, i64, i64)) -> i64, data_type: &DataType| -> Result<ArrayRef> {
             let values = Int64Array::from_iter_values(groups.iter().map(|group| value(&self.place[group])));
-            let exact = cast(&values, &DataType::Timestamp(TimeUnit::Nanosecond, None))?;
-            Ok(match data_type {
-                DataType::Timestamp(TimeUnit::Nanosecond, Some(_)) => cast(&values, data_type)?,
-                _ => cast(&exact, data_type)?,
-            })
+            let zone = match data_type {
+                DataType::Timestamp(_, zone) => zone.clone(),
+                _ => None,
+            };
+            let exact = cast(&values, &DataType::Timestamp(TimeUnit::Nanosecond, zone))?;
+            Ok(cast(&exact, data_type)?)
         };
         for start in &self.keys.start {
             columns[*start] = column(|place| place.1, schema.field(*start).data_type())?;
@@ -213,8 +219,8 @@ impl SessionGroups {
         Some(self.place.get(&group)?.2)
     }
 
-    /// Forgets final sessions.
-    pub fn remove(&mut self, groups: &[u32]) {
+    /// Forgets final sessions, and their keys once most have no session.
+    pub fn remove(&mut self, groups: &[u32]) -> Result<()> {
         for group in groups {
             if let Some((key, start, _)) = self.place.remove(group)
                 && let Some(open) = self.open.get_mut(&key)
@@ -225,6 +231,32 @@ impl SessionGroups {
                 }
             }
         }
+        self.forget_keys()
+    }
+
+    fn forget_keys(&mut self) -> Result<()> {
+        let Some(by_key) = self.by_key.as_mut().map(Owned::get_mut) else { return Ok(()) };
+        if by_key.len() < KEYS_MIN || by_key.len() < 2 * self.open.len() {
+            return Ok(());
+        }
+        let living: Vec<usize> = self.open.keys().copied().collect();
+        let positions = UInt64Array::from_iter_values(living.iter().map(|key| *key as u64));
+        let columns = by_key.emit(EmitTo::All)?;
+        let columns =
+            columns.iter().map(|column| Ok(take(column, &positions, None)?)).collect::<Result<Vec<_>>>()?;
+        let (mut anew, mut numbers) =
+            (new_group_values(Arc::clone(&self.key_schema), &GroupOrdering::None)?, Vec::new());
+        if !living.is_empty() {
+            anew.intern(&columns, &mut numbers)?;
+        }
+        *by_key = anew;
+        let number: HashMap<usize, usize> = living.into_iter().zip(numbers).collect();
+        let open = std::mem::take(&mut self.open);
+        self.open = open.into_iter().map(|(key, sessions)| (number[&key], sessions)).collect();
+        for (key, _, _) in self.place.values_mut() {
+            *key = number[key];
+        }
+        Ok(())
     }
 
     /// Gives the groups their new numbers.

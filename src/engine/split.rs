@@ -12,8 +12,9 @@ use datafusion::datasource::{provider_as_source, source_as_provider};
 use datafusion::error::Result;
 use datafusion::logical_expr::{Expr, JoinType, LogicalPlan, LogicalPlanBuilder, TableScan, Volatility};
 
+use super::bound::own_sessions;
 use super::slot::{Kind, SlotTable, as_slot};
-use super::windows;
+use super::window_functions::is_own_session;
 
 /// A view's plan after the split.
 #[derive(Debug)]
@@ -139,8 +140,7 @@ pub fn keep_values_only(plan: LogicalPlan) -> Result<LogicalPlan> {
 pub fn refuse_volatile(plan: &LogicalPlan) -> Result<()> {
     each_expression(plan, &mut |part| match part {
         Expr::ScalarFunction(call)
-            if call.func.signature().volatility != Volatility::Immutable
-                && !windows::is_window_function(call.func.name()) =>
+            if call.func.signature().volatility != Volatility::Immutable && !is_own_session(part) =>
         {
             plan_err!(
                 "{}() gives another answer at each call, so a continuous query can't use it; \
@@ -168,8 +168,7 @@ fn each_expression(plan: &LogicalPlan, check: &mut impl FnMut(&Expr) -> Result<(
 /// A row's own session means nothing where no aggregate merges it with the others.
 fn refuse_leftover_sessions(plan: &LogicalPlan) -> Result<()> {
     each_expression(plan, &mut |part| {
-        let marker = [windows::SESSION_START, windows::SESSION_END];
-        if marker.iter().any(|marker| windows::call(part, marker).is_some()) {
+        if is_own_session(part) {
             return plan_err!(
                 "sessions are kept up to date under GROUP BY window_start or window_end and the session's keys \
                  only, without a filter between; anything else needs hold_rows"
@@ -419,29 +418,12 @@ pub fn cut_sessions(
 ) -> Result<LogicalPlan> {
     let cut = plan.transform_down_with_subqueries(|node| {
         let LogicalPlan::Aggregate(aggregate) = &node else { return Ok(Transformed::no(node)) };
-        if !is_session_chain(&aggregate.input)? {
+        // The columns of GROUPING SETS are not settled before they are optimized.
+        let has_sets = matches!(aggregate.group_expr.as_slice(), [Expr::GroupingSet(_)]);
+        if has_sets || own_sessions(&aggregate.input).is_none() {
             return Ok(Transformed::no(node));
         }
         Ok(Transformed::new(plan_node(node)?, true, TreeNodeRecursion::Jump))
     })?;
     cut.data.recompute_schema()
-}
-
-/// Whether nothing but projections stands between the plan's rows and a session window.
-fn is_session_chain(plan: &LogicalPlan) -> Result<bool> {
-    match plan {
-        LogicalPlan::Projection(projection) => {
-            let mut marked = false;
-            for expr in &projection.expr {
-                let marker = |part: &Expr| {
-                    let called = |name: &&str| windows::call(part, name).is_some();
-                    Ok([windows::SESSION_START, windows::SESSION_END].iter().any(called))
-                };
-                marked |= expr.exists(marker)?;
-            }
-            if marked { Ok(true) } else { is_session_chain(&projection.input) }
-        }
-        LogicalPlan::SubqueryAlias(alias) => is_session_chain(&alias.input),
-        _ => Ok(false),
-    }
 }

@@ -302,11 +302,12 @@ async fn a_partition_that_is_read_later_makes_no_row_late() {
         if waits {
             engine.wait_for("events", BTreeSet::from([1]));
         }
-        let ahead = engine.apply("events", events(&[event(0), event(10)]), Some(&[0, 0])).await.unwrap();
+        let of = |partition| [Origin { partition, timestamp_ms: None }; 2];
+        let ahead = engine.apply("events", events(&[event(0), event(10)]), Some(&of(0))).await.unwrap();
         assert!(ahead.late.is_empty());
         assert_eq!(engine.watermark("events").is_some(), !waits);
         // Late by no partition of its own, but its group was evicted if nothing waited for it.
-        let behind = engine.apply("events", events(&[event(0), event(9)]), Some(&[1, 1])).await.unwrap();
+        let behind = engine.apply("events", events(&[event(0), event(9)]), Some(&of(1))).await.unwrap();
         assert_eq!(behind.late.len(), late);
         let batch = behind.changes.last().unwrap().rows.batch().unwrap();
         assert_eq!(cells(&batch)[0][1], rows);

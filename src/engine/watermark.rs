@@ -10,14 +10,27 @@ use datafusion::error::Result;
 
 use crate::catalog::{MILLISECOND, SourceDef};
 
+/// Where a message came from, as far as time goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// Its partition.
+    pub partition: i32,
+    /// The broker's timestamp, in milliseconds since 1970, if it has one.
+    pub timestamp_ms: Option<i64>,
+}
+
 /// A source's watermark: the newest event time, less the delay that its declaration grants.
 #[derive(Debug)]
 pub struct Watermark {
     column: String,
     delay: i64,
     lateness: i64,
+    /// It follows event time no further than this after the broker's timestamp: a producer whose clock is wrong must
+    /// not end the windows of all others.
+    max_future: i64,
     newest: BTreeMap<i32, i64>,
     unread: BTreeSet<i32>,
+    idle: BTreeSet<i32>,
 }
 
 impl Watermark {
@@ -27,27 +40,33 @@ impl Watermark {
             column: source.event_time.clone()?,
             delay: source.watermark_delay_ms?.saturating_mul(MILLISECOND),
             lateness: source.allowed_lateness_ms.saturating_mul(MILLISECOND),
+            max_future: source.max_future_ms.saturating_mul(MILLISECOND),
             newest: BTreeMap::new(),
             unread: BTreeSet::new(),
+            idle: BTreeSet::new(),
         })
     }
 
     /// Takes the rows in; of each, when it happened, and up to when groups were final as it came: null
-    /// before the first row of its partition. `partitions` is that of each row; none: all are of one.
+    /// before the first row of its partition. `origins` is that of each row; none: all are of one partition.
     pub fn advance(
         &mut self,
         rows: &RecordBatch,
-        partitions: Option<&[i32]>,
+        origins: Option<&[Origin]>,
     ) -> Result<(Int64Array, Int64Array)> {
         let Some(column) = rows.column_by_name(&self.column) else {
             return datafusion::common::internal_err!("column {} is not held", self.column);
         };
         let times = nanoseconds(column)?;
         let final_until = (0..times.len()).map(|row| {
-            let partition = partitions.map_or(0, |partitions| partitions[row]);
+            let origin = origins.map(|origins| origins[row]);
+            let partition = origin.map_or(0, |origin| origin.partition);
             let newest = self.newest.get(&partition).copied();
             if times.is_valid(row) {
-                let time = times.value(row);
+                let timestamp = origin.and_then(|origin| origin.timestamp_ms);
+                let latest = timestamp
+                    .map_or(i64::MAX, |ms| ms.saturating_mul(MILLISECOND).saturating_add(self.max_future));
+                let time = times.value(row).min(latest);
                 self.newest.insert(partition, newest.map_or(time, |newest| newest.max(time)));
             }
             newest.map(|newest| newest.saturating_sub(self.delay).saturating_sub(self.lateness))
@@ -62,13 +81,35 @@ impl Watermark {
         self.unread = unread;
     }
 
-    /// The watermark: that of the partition that is furthest behind. A partition that is empty does not count;
-    /// one that falls silent holds the others back.
+    /// These partitions have been silent for so long that they hold the watermark back no longer, until they are
+    /// not among these again.
+    pub fn set_idle(&mut self, idle: BTreeSet<i32>) {
+        self.idle = idle;
+    }
+
+    /// The watermark: that of the partition that is furthest behind. A partition that is empty does not count, nor
+    /// one that is idle, if not all are: then it is that of the one that is furthest ahead.
     pub fn now(&self) -> Option<i64> {
-        if self.unread.iter().any(|partition| !self.newest.contains_key(partition)) {
+        if self.awaited().is_some() {
             return None;
         }
-        Some(self.newest.values().min()?.saturating_sub(self.delay))
+        let newest = self.furthest_behind().map(|(_, newest)| newest);
+        Some(newest.or_else(|| self.newest.values().copied().max())?.saturating_sub(self.delay))
+    }
+
+    /// The partition that holds the watermark back: the first that has not had a row yet and is waited for, or the one
+    /// that is furthest behind.
+    pub fn holder(&self) -> Option<i32> {
+        self.awaited().or_else(|| self.furthest_behind().map(|(partition, _)| partition))
+    }
+
+    fn awaited(&self) -> Option<i32> {
+        self.unread.iter().copied().find(|partition| !self.newest.contains_key(partition))
+    }
+
+    fn furthest_behind(&self) -> Option<(i32, i64)> {
+        let active = self.newest.iter().filter(|(partition, _)| !self.idle.contains(partition));
+        active.map(|(partition, newest)| (*partition, *newest)).min_by_key(|(_, newest)| *newest)
     }
 
     /// Groups that end until then are final.

@@ -382,7 +382,7 @@ impl Node for AggregateState {
         }
         let rows = self.output(&self.store.read(&ended, 0)?, ended.len())?;
         if let Grouping::BySession(sessions) = &mut self.grouping {
-            sessions.remove(&ended);
+            sessions.remove(&ended)?;
         }
         self.dead.extend(ended);
         self.rebuild()?;

@@ -335,10 +335,9 @@ impl Engine {
         let lower = async |plan: &LogicalPlan| state.query_planner().create_physical_plan(plan, &state).await;
         let node: Box<dyn Node> = match &plan {
             LogicalPlan::Aggregate(aggregate) => {
-                let session = bound::session(aggregate)?;
-                let timed = streams.iter().all(|stream| event_time(stream).is_some());
+                let session = bound::session(aggregate, event_time)?;
                 let bound = match &session {
-                    Some(keys) => timed.then(|| keys.bound()),
+                    Some(keys) => keys.bound(),
                     None => bound::bound(aggregate, event_time),
                 };
                 let mut aggregate = aggregate.clone();
