@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
 
 use crate::config::Flags;
+use crate::replay::Format;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -213,17 +214,6 @@ pub struct Run {
     #[arg(long, value_name = "MS")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trigger_ms: Option<u64>,
-}
-
-/// How rows are printed.
-#[derive(Clone, Copy, Debug, clap::ValueEnum)]
-pub enum Format {
-    /// For people
-    Table,
-    /// An object a line
-    Json,
-    /// With a header
-    Csv,
 }
 
 /// No setting of its own.

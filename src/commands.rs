@@ -140,6 +140,7 @@ pub async fn run_engine(
         extra: election::portraits(),
     };
     let stop = shutdown.child_token();
+    let server = serve::run_in_thread(listener, app, stop.clone())?;
     // Whichever ends first ends the other, which then has time to close what it holds.
     let engine = async {
         let result = pipeline.run(stop.clone()).await;
@@ -147,7 +148,7 @@ pub async fn run_engine(
         result
     };
     let server = async {
-        let result = serve::run(listener, app, stop.clone()).await;
+        let result = server.await;
         stop.cancel();
         result
     };

@@ -23,6 +23,7 @@ pub mod source;
 
 // … as rows that keep the rules, …
 pub mod decode;
+pub mod ingest;
 
 // … joined with Postgres tables, …
 pub mod reference;
@@ -39,9 +40,9 @@ pub mod sink;
 // … and what readers see.
 pub mod snapshot;
 
-// The loop that ties these together; the same over files.
+// The loop that ties these together, one epoch at a time; the same over files.
+pub mod epoch;
 pub mod pipeline;
-mod progress;
 pub mod replay;
 
 // HTTP.

@@ -2,7 +2,7 @@
 //! micro-batch. `serve` reads these and never the engine's state.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::time::{Instant, SystemTime};
 
 use arrow::array::RecordBatch;
@@ -36,7 +36,7 @@ pub struct ViewSnapshot {
     /// When that was, by this machine's clock.
     pub changed_at: Option<SystemTime>,
     rows: Rows,
-    batch: OnceLock<RecordBatch>,
+    batch: Mutex<Option<RecordBatch>>,
 }
 
 type Rows = Arc<dyn RowSource>;
@@ -44,7 +44,7 @@ type Rows = Arc<dyn RowSource>;
 impl ViewSnapshot {
     /// A snapshot over `rows`, which are turned into a batch only when read.
     pub fn new(info: Arc<ViewInfo>, epoch: u64, changed_at: Option<SystemTime>, rows: Rows) -> Self {
-        ViewSnapshot { info, epoch, changed_at, rows, batch: OnceLock::new() }
+        ViewSnapshot { info, epoch, changed_at, rows, batch: Mutex::default() }
     }
 
     /// Number of rows.
@@ -52,13 +52,14 @@ impl ViewSnapshot {
         self.rows.total()
     }
 
-    /// All rows in the view's order.
+    /// All rows in the view's order. The first reader makes them, the others wait for that.
     pub fn batch(&self) -> Result<RecordBatch> {
-        if let Some(batch) = self.batch.get() {
+        let mut batch = self.batch.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let Some(batch) = &*batch {
             return Ok(batch.clone());
         }
-        let batch = self.rows.batch()?;
-        Ok(self.batch.get_or_init(|| batch).clone())
+        let made = self.rows.batch()?;
+        Ok(batch.insert(made).clone())
     }
 }
 
@@ -73,6 +74,12 @@ pub struct Status {
     pub started_at: String,
     /// Seconds since then.
     pub uptime_s: u64,
+    /// What waits for Kafka or Postgres. While something does, the views are not up to date.
+    pub paused: Vec<PauseStatus>,
+    /// Views that show their last good rows, and why.
+    pub failed_views: Vec<FailureStatus>,
+    /// Records that a topic will never take and that were left out, by topic.
+    pub refused_records: Vec<RefusedStatus>,
     /// The streams that are read.
     pub sources: Vec<SourceStatus>,
     /// How long micro-batches take.
@@ -86,6 +93,47 @@ pub struct Status {
     #[serde(skip)]
     /// When this was published, to judge whether the engine is alive.
     pub published_at: Instant,
+}
+
+/// Something that waits for Kafka or Postgres.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PauseStatus {
+    /// What can't be done meanwhile.
+    pub what: String,
+    /// Since when, RFC 3339 in UTC.
+    pub paused_since: String,
+    /// Why, and what to do about it.
+    pub reason: String,
+    /// Whether it goes on by itself once the reason is gone; otherwise a restart is needed.
+    pub ends_by_itself: bool,
+}
+
+/// A view that shows its last good rows, since its query has failed on the present ones.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct FailureStatus {
+    /// The view.
+    pub view: String,
+    /// Epoch in which it failed.
+    pub epoch: u64,
+    /// When that was, RFC 3339 in UTC.
+    pub since: String,
+    /// What its query said.
+    pub reason: String,
+    /// The file that declares it.
+    pub file: String,
+    /// The line there.
+    pub line: u64,
+}
+
+/// Records that a topic will never take.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RefusedStatus {
+    /// The topic.
+    pub topic: String,
+    /// How many were left out.
+    pub records: u64,
+    /// Why the newest was, and what to do about it.
+    pub reason: String,
 }
 
 /// One source's progress. `received` is always `counted` + `rejected`.
@@ -105,6 +153,15 @@ pub struct SourceStatus {
     pub rejected_by_reason: BTreeMap<String, u64>,
     /// Counted messages that came too late for a group of a view, by view: the others counted them.
     pub late_by_view: BTreeMap<String, u64>,
+    /// Counted messages that an expression of a view could not take, by view: the others counted them.
+    pub errors_by_view: BTreeMap<String, u64>,
+    /// Primary keys that came in more than one partition: which message of such a key came first is known by
+    /// the broker's timestamp only where both were in one micro-batch.
+    pub keys_in_two_partitions: u64,
+    /// Messages that the topic had lost before they could be read; 0 if it was whole.
+    pub lost_messages: u64,
+    /// Messages that are written and not read, those that wait for an open transaction included.
+    pub lag_to_high_watermark: u64,
     /// Messages that are in the topic and not read yet.
     pub lag: u64,
     /// Messages read per second, over the last seconds.
@@ -112,6 +169,8 @@ pub struct SourceStatus {
     /// Up to when the source is complete, RFC 3339: its newest event time less its delay, of the partition
     /// that is furthest behind. Absent without a `watermark` option.
     pub watermark: Option<String>,
+    /// The partition whose event time holds the watermark back.
+    pub watermark_held_by: Option<i32>,
     /// Where the topic that receives rejected messages is, if there is one.
     pub dead_letter_topic: Option<String>,
     /// Progress by partition.
@@ -123,6 +182,8 @@ pub struct SourceStatus {
 pub struct PartitionStatus {
     /// The partition's number.
     pub partition: i32,
+    /// Where reading began; more than 0: the topic's beginning was lost.
+    pub first: i64,
     /// Next offset to read.
     pub offset: i64,
     /// Offset of the next message that will be written.

@@ -120,7 +120,7 @@ impl JsonDecoder {
                 Ok(()) => decoded.push(position),
                 Err(reason) => {
                     let reason = reason.chars().take(REASON_CHARS_MAX).collect();
-                    rejects.push(Reject { message: position, rule: "json".into(), reason });
+                    rejects.push(Reject::of_rule(position, "json", reason));
                 }
             }
         }

@@ -54,33 +54,35 @@ pub struct Decoded {
     pub messages: Vec<u32>,
 }
 
-/// A message that is not counted.
+/// A message that is not counted: by its source, or by one view only.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reject {
     /// Its position in the batch of messages.
     pub message: u32,
-    /// Name of the rule that it broke; `json` if it could not be decoded; `future` if its event time is too far
-    /// ahead; `late` if only a view left it out.
+    /// Name of the rule that it broke; `json` if it could not be decoded; `late` or `error(view)` if only a view
+    /// left it out.
     pub rule: String,
     /// Why, for a person.
     pub reason: String,
+    /// The view, if only that left it out.
+    pub view: Option<String>,
 }
 
 impl Reject {
+    /// A message that broke a rule of its source.
+    pub fn of_rule(message: u32, rule: impl Into<String>, reason: String) -> Reject {
+        Reject { message, rule: rule.into(), reason, view: None }
+    }
+
     /// A message that came after its group in `view` was final.
     pub fn late(message: u32, view: &str) -> Reject {
         let reason = format!("came after its group in view {view} was final; other views counted it");
-        Reject { message, rule: "late".into(), reason }
+        Reject { message, rule: "late".into(), reason, view: Some(view.into()) }
     }
 
     /// A message whose row an expression of `view` could not take.
     pub fn of_view(message: u32, view: &str, reason: &str) -> Reject {
         let reason = format!("view {view} goes on without it: {reason}; other views counted it");
-        Reject { message, rule: format!("error({view})"), reason }
-    }
-
-    /// Whether the source does not count it. Otherwise only a view has left it out.
-    pub fn is_rejected(&self) -> bool {
-        self.rule != "late" && !self.rule.starts_with("error(")
+        Reject { message, rule: format!("error({view})"), reason, view: Some(view.into()) }
     }
 }

@@ -175,7 +175,7 @@ impl Judged {
             return Ok(());
         }
         for (row, message) in messages.iter().enumerate().filter(|(row, _)| !keep.value(*row)) {
-            self.rejects.push(Reject { message: *message, rule: rule.into(), reason: reason(row) });
+            self.rejects.push(Reject::of_rule(*message, rule, reason(row)));
         }
         let kept: Vec<u32> = (0..rows.num_rows() as u32).filter(|i| keep.value(*i as usize)).collect();
         *messages = kept.iter().map(|i| messages[*i as usize]).collect();

@@ -236,7 +236,7 @@ async fn an_event_time_after_the_brokers_timestamp_does_not_end_the_windows_of_o
                 FROM events GROUP BY 1;";
     let mut engine = started(&format!("{} {view}", source(", 'max_future' '10 minutes'", None))).await;
     let times = [BASE_S, BASE_S + 200 * 365 * 86_400, BASE_S + 1];
-    let origin = |at: i64| Origin { partition: 0, timestamp_ms: Some(at * 1000) };
+    let origin = |at: i64| Origin { timestamp_ms: Some(at * 1000), ..Origin::default() };
     let origins = [origin(BASE_S), origin(BASE_S), origin(BASE_S + 1)];
     let applied = engine.apply("events", rows(&times[..2], None), Some(&origins[..2])).await.unwrap();
     assert!(applied.late.is_empty());
@@ -250,7 +250,7 @@ async fn an_idle_partition_holds_no_window_open_and_the_holder_is_named() {
     let view = "CREATE MATERIALIZED VIEW v WITH (mode = 'append') AS
                 SELECT date_bin(INTERVAL '1 minute', at) AS k, COUNT(*) AS n FROM events GROUP BY 1;";
     let mut engine = started(&format!("{} {view}", source(", 'idle_timeout' '30 seconds'", None))).await;
-    let of = |partition| [Origin { partition, timestamp_ms: None }];
+    let of = |partition| [Origin { partition, ..Origin::default() }];
     assert_eq!(engine.watermark_holder("events"), None);
     engine.wait_for("events", BTreeSet::from([0, 1, 2]));
     engine.apply("events", rows(&[BASE_S], None), Some(&of(0))).await.unwrap();

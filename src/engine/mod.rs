@@ -47,14 +47,15 @@ use std::sync::Arc;
 use arrow::array::{Int64Array, RecordBatch, UInt32Array};
 use datafusion::prelude::SessionContext;
 
+pub use self::plan::reads_other_tables;
 use self::schedule::{Stateful, add_to_all};
 use self::slot::{Inputs, Runner, SlotTable};
 pub use self::view::{Changelog, Op, RowSource, ViewInfo};
-pub use self::watermark::Origin;
 use self::watermark::Watermark;
 use self::work::View;
 use crate::catalog::Place;
 use crate::error::Result;
+use crate::source::Origin;
 
 /// Plans and state of every materialized view.
 pub struct Engine {

@@ -302,7 +302,7 @@ async fn a_partition_that_is_read_later_makes_no_row_late() {
         if waits {
             engine.wait_for("events", BTreeSet::from([1]));
         }
-        let of = |partition| [Origin { partition, timestamp_ms: None }; 2];
+        let of = |partition| [Origin { partition, ..Origin::default() }; 2];
         let ahead = engine.apply("events", events(&[event(0), event(10)]), Some(&of(0))).await.unwrap();
         assert!(ahead.late.is_empty());
         assert_eq!(engine.watermark("events").is_some(), !waits);

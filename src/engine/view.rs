@@ -100,6 +100,7 @@ pub struct ViewRows {
     key_converter: RowConverter,
     row_converter: Arc<RowConverter>,
     rows: OrdMap<Encoded, Held>,
+    total: usize,
     bytes: usize,
 }
 
@@ -127,6 +128,7 @@ impl ViewRows {
             key: positions,
             schema,
             rows: OrdMap::new(),
+            total: 0,
             bytes: 0,
         })
     }
@@ -154,6 +156,7 @@ impl ViewRows {
             schema: Arc::clone(&self.schema),
             converter: Arc::clone(&self.row_converter),
             rows: self.rows.clone(),
+            total: self.total,
         })
     }
 
@@ -254,14 +257,17 @@ impl ViewRows {
 
     fn put(&mut self, key: Encoded, held: Held) {
         self.bytes += key.len() + held.row.len();
+        self.total += held.count as usize;
         let size = key.len();
         if let Some(old) = self.rows.insert(key, held) {
+            self.total -= old.count as usize;
             self.bytes -= size + old.row.len();
         }
     }
 
     fn take(&mut self, key: &Encoded) {
         if let Some(old) = self.rows.remove(key) {
+            self.total -= old.count as usize;
             self.bytes -= key.len() + old.row.len();
         }
     }
@@ -346,11 +352,12 @@ struct Snapshot {
     schema: SchemaRef,
     converter: Arc<RowConverter>,
     rows: OrdMap<Encoded, Held>,
+    total: usize,
 }
 
 impl RowSource for Snapshot {
     fn total(&self) -> usize {
-        self.rows.values().map(|held| held.count as usize).sum()
+        self.total
     }
 
     fn batch(&self) -> crate::error::Result<RecordBatch> {

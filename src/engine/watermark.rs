@@ -9,15 +9,7 @@ use arrow::datatypes::{DataType, Int64Type, TimeUnit};
 use datafusion::error::Result;
 
 use crate::catalog::{MILLISECOND, SourceDef};
-
-/// Where a message came from, as far as time goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Origin {
-    /// Its partition.
-    pub partition: i32,
-    /// The broker's timestamp, in milliseconds since 1970, if it has one.
-    pub timestamp_ms: Option<i64>,
-}
+use crate::source::Origin;
 
 /// A source's watermark: the newest event time, less the delay that its declaration grants.
 #[derive(Debug)]

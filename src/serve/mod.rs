@@ -36,6 +36,9 @@ pub use sql::{Prepare, SqlLimits};
 /// Longest that open requests may go on after a shutdown began.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Threads that answer requests.
+const SERVER_THREADS: usize = 2;
+
 /// Everything that is served.
 pub struct App {
     /// Views and status, as of the newest micro-batch.
@@ -72,6 +75,38 @@ pub async fn bind(listen: &str) -> Result<(TcpListener, SocketAddr)> {
     let listener = TcpListener::bind(listen).await.map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
     Ok((listener, address))
+}
+
+/// Serves as [`run`] does, on threads of its own: what the engine does or waits for holds up no answer. The future
+/// is ready when the server has ended.
+pub fn run_in_thread(
+    listener: TcpListener,
+    app: App,
+    shutdown: Shutdown,
+) -> Result<impl Future<Output = Result<()>>> {
+    let io = |action: &str| {
+        let action = action.to_string();
+        move |source| Error::Io { action, source }
+    };
+    let listener = listener.into_std().map_err(io("listening for HTTP"))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(SERVER_THREADS)
+        .thread_name("http")
+        .enable_all()
+        .build()
+        .map_err(io("starting the server's threads"))?;
+    let (ended, end) = tokio::sync::oneshot::channel();
+    let serve = move || {
+        let result = runtime.block_on(async {
+            let listener = TcpListener::from_std(listener).map_err(io("listening for HTTP"))?;
+            run(listener, app, shutdown).await
+        });
+        // A query that goes on is not waited for.
+        runtime.shutdown_background();
+        ended.send(result).ok();
+    };
+    std::thread::Builder::new().name("server".into()).spawn(serve).map_err(io("starting the server"))?;
+    Ok(async move { end.await.unwrap_or_else(|_| Err(Error::Limit("the server has panicked".into()))) })
 }
 
 /// Serves until `shutdown`, then lets open requests end, but not for long.

@@ -35,21 +35,25 @@ pub fn router(app: App) -> Result<Router> {
         .route("/api/views/{name}", get(views::read))
         .route("/api/views/{name}/plan", get(views::plan))
         .with_state(Views::new(published.clone()));
-    let status = Router::new()
-        .route("/api/status", get(status::status))
+    let status = Router::new().route("/api/status", get(status::status)).with_state(published.clone());
+    // Asked every second, and "not ready" is no error: they are not traced.
+    let probes = Router::new()
         .route("/healthz", get(status::healthz))
         .route("/readyz", get(status::readyz))
         .with_state(published);
     let header = |name: HeaderName, value: &'static str| {
         SetResponseHeaderLayer::overriding(name, HeaderValue::from_static(value))
     };
-    Ok(Router::new()
+    let traced = Router::new()
         .merge(views)
         .merge(status)
         .route("/api/sql", post(sql::sql).with_state(sql))
         .merge(extra)
         .fallback(move |request: Request| assets::file(web_dir.clone(), request))
         .method_not_allowed_fallback(method_not_allowed)
+        .layer(TraceLayer::new_for_http());
+    Ok(traced
+        .merge(probes)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(CompressionLayer::new())
         .layer(CatchPanicLayer::custom(|_| {
@@ -59,8 +63,7 @@ pub fn router(app: App) -> Result<Router> {
         .layer(header(CONTENT_SECURITY_POLICY, CSP))
         .layer(header(X_CONTENT_TYPE_OPTIONS, "nosniff"))
         .layer(header(REFERRER_POLICY, "no-referrer"))
-        .layer(header(X_FRAME_OPTIONS, "DENY"))
-        .layer(TraceLayer::new_for_http()))
+        .layer(header(X_FRAME_OPTIONS, "DENY")))
 }
 
 /// axum adds the `Allow` header.

@@ -21,14 +21,14 @@ pub(super) async fn healthz() -> &'static str {
     "ok\n"
 }
 
-/// Ready: what the topics held at the start is counted, so the views are no partial result.
+/// Ready: what the topics held at the start is counted, and nothing waits for Kafka or Postgres, so the views are
+/// neither a partial nor an old result.
 pub(super) async fn readyz(State(published): State<Reader>) -> Result<&'static str, Problem> {
-    if published.borrow().status.ready {
-        return Ok("ready\n");
-    }
-    Err(Problem::new(
-        StatusCode::SERVICE_UNAVAILABLE,
-        "the topics' history is still being read; /api/status shows the lag",
-    )
-    .retry_after_s(1))
+    let status = published.borrow().status.clone();
+    let reason = match status.paused.first() {
+        Some(pause) => format!("{} is paused since {}: {}", pause.what, pause.paused_since, pause.reason),
+        None if status.ready => return Ok("ready\n"),
+        None => "the topics' history is still being read; /api/status shows the lag".into(),
+    };
+    Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, reason).retry_after_s(1))
 }

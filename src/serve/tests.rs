@@ -4,7 +4,7 @@ mod sql;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arrow::array::{
     ArrayRef, Decimal128Array, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
@@ -20,7 +20,7 @@ use tokio::task::JoinHandle;
 use super::*;
 use crate::engine::ViewInfo;
 use crate::shutdown::Shutdown;
-use crate::snapshot::{BatchStatus, Published, Status, ViewSnapshot};
+use crate::snapshot::{PauseStatus, Published, Status, ViewSnapshot};
 
 const TOKEN: &str = "open sesame";
 
@@ -65,13 +65,7 @@ fn published(epoch: u64, ready: bool) -> Arc<Published> {
             epoch,
             ready,
             started_at: "2024-01-01T00:00:00Z".into(),
-            uptime_s: 1,
-            sources: vec![],
-            batches: BatchStatus::default(),
-            reference_tables: vec![],
-            state_bytes: 0,
-            state_bytes_by_view: BTreeMap::new(),
-            published_at: Instant::now(),
+            ..Status::starting(SystemTime::now())
         }),
     })
 }
@@ -292,6 +286,18 @@ async fn ready_when_history_is_counted() {
     assert_eq!(problem(server.get("/readyz").send().await.unwrap()).await.0, 503);
     server.publish.send(published(2, true)).unwrap();
     assert_eq!(server.get("/readyz").send().await.unwrap().status(), 200);
+    let mut paused = published(2, true);
+    let status = Arc::make_mut(&mut Arc::make_mut(&mut paused).status);
+    status.paused.push(PauseStatus {
+        what: "reading topic votes".into(),
+        paused_since: "2024-01-01T00:00:00Z".into(),
+        reason: "the broker gives no answer".into(),
+        ends_by_itself: true,
+    });
+    server.publish.send_replace(paused);
+    let (code, problem) = problem(server.get("/readyz").send().await.unwrap()).await;
+    assert_eq!(code, 503);
+    assert!(problem.to_string().contains("reading topic votes"), "{problem}");
     let status = server.json("/api/status").await;
     assert_eq!((&status["epoch"], &status["ready"]), (&json!(2), &json!(true)));
 }

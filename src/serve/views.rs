@@ -20,7 +20,7 @@ use datafusion::error::DataFusionError;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
-use crate::snapshot::{Published, Reader, ViewSnapshot};
+use crate::snapshot::{FailureStatus, Published, Reader, ViewSnapshot};
 
 use super::json::{self, ColumnInfo, column_list};
 use super::problem::Problem;
@@ -62,10 +62,14 @@ struct ViewEntry {
     rows: usize,
     epoch: u64,
     changed_at: Option<String>,
+    /// Since when and why it shows its last good rows, while it does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    failed: Option<FailureStatus>,
 }
 
 pub(super) async fn list(State(views): State<Views>) -> Response {
     let published = views.published.borrow().clone();
+    let failed = &published.status.failed_views;
     let entry = |view: &Arc<ViewSnapshot>| ViewEntry {
         name: view.info.name.clone(),
         columns: column_list(&view.info.schema),
@@ -75,6 +79,7 @@ pub(super) async fn list(State(views): State<Views>) -> Response {
         rows: view.total_rows(),
         epoch: view.epoch,
         changed_at: view.changed_at.map(rfc3339),
+        failed: failed.iter().find(|failed| failed.view == view.info.name).cloned(),
     };
     let list = ViewList { epoch: published.epoch, views: published.views.values().map(entry).collect() };
     ([(CACHE_CONTROL, "no-cache")], Json(list)).into_response()

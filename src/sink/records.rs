@@ -126,7 +126,7 @@ mod tests {
         for (name, value) in headers {
             batch.push_header(name, Some(value.as_bytes()));
         }
-        let reject = Reject { message: 0, rule: "json".into(), reason: "no JSON".into() };
+        let reject = Reject::of_rule(0, "json", "no JSON".into());
         dead_letter(&"rejected".into(), "votes", &batch, &reject)
     }
 

@@ -3,9 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
-use tally::cli::Format;
 use tally::queries;
-use tally::replay::{Replay, Show, replay};
+use tally::replay::{Format, Replay, Show, replay};
 
 /// What is printed for a folder of `tests/golden`, and what is said of lines that are not counted.
 async fn run(folder: &str, inputs: &[&str], tables: &[&str], size: usize, show: &Show) -> (String, String) {

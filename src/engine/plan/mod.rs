@@ -18,6 +18,7 @@ use datafusion::sql::parser::Statement;
 use self::identity::{fingerprint, shared_table};
 use self::keys::{inferred_key, is_same_key, output_schema};
 use self::order::in_dependency_order;
+pub use self::order::reads_other_tables;
 use super::Engine;
 use super::aggregate::{AggregateState, Lifetime};
 use super::below::Below;

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeSet;
 
+use datafusion::common::TableReference;
 use datafusion::error::DataFusionError;
 use datafusion::prelude::SessionContext;
 
 use crate::catalog::{Catalog, Place};
+use crate::engine::session;
 use crate::engine::windows::{self, Sessions};
 use crate::error::Result;
 
@@ -19,6 +21,26 @@ pub fn in_dependency_order(catalog: &Catalog, session: &SessionContext) -> Resul
         visit(name, catalog, session, &mut Vec::new(), &mut order)?;
     }
     Ok(order)
+}
+
+/// Whether a view reads a table that is neither a source nor a view: one of Postgres.
+pub fn reads_other_tables(catalog: &Catalog) -> Result<bool> {
+    let session = session::continuous();
+    for view in catalog.views.values() {
+        let mut query = view.query.clone();
+        windows::rewrite(&mut query, Sessions::Incremental).map_err(|e| view.place.explain(e))?;
+        let references =
+            session.state().resolve_table_references(&query).map_err(|e| view.place.explain(e))?;
+        let declared = |name: &str| catalog.sources.contains_key(name) || catalog.views.contains_key(name);
+        let is_other = |table: &TableReference| {
+            let is_function = session.table_function(table.table()).is_ok();
+            table.schema().is_some() || !(declared(table.table()) || is_function)
+        };
+        if references.iter().any(is_other) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn visit(

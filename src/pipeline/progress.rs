@@ -1,12 +1,14 @@
 //! Counts what a source has delivered and how long micro-batches take, for the status.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, SecondsFormat};
 
 use crate::catalog::SourceDef;
-use crate::snapshot::{BatchStatus, PartitionStatus, SourceStatus, Status};
+use crate::decode::Reject;
+use crate::outage::Outage;
+use crate::snapshot::{BatchStatus, PartitionStatus, SourceStatus};
 use crate::source::SourceState;
 
 /// The rate is that of the last seconds, so many of them.
@@ -16,6 +18,9 @@ const RATE_WINDOW: Duration = Duration::from_secs(5);
 pub struct Progress {
     status: SourceStatus,
     state: SourceState,
+    /// Of each partition, up to where it had been read and since when.
+    moved: BTreeMap<i32, (i64, Instant)>,
+    idle_timeout: Option<Duration>,
     /// When how many had been received.
     history: VecDeque<(Instant, u64)>,
 }
@@ -31,19 +36,65 @@ impl Progress {
                 ..SourceStatus::default()
             },
             state: SourceState::default(),
+            moved: BTreeMap::new(),
+            idle_timeout: source.idle_timeout_ms.map(|ms| Duration::from_millis(ms.max(0) as u64)),
             history: VecDeque::from([(Instant::now(), 0)]),
         }
     }
 
-    /// Notes where the source is.
-    pub fn polled(&mut self, state: &SourceState) {
-        self.state = state.clone();
+    /// The source's name in SQL.
+    pub fn name(&self) -> &str {
+        &self.status.name
     }
 
-    /// Counts a message that broke `rule`.
-    pub fn rejected(&mut self, rule: &str) {
-        self.status.rejected += 1;
-        *self.status.rejected_by_reason.entry(rule.to_string()).or_default() += 1;
+    /// The topic it reads.
+    pub fn topic(&self) -> &str {
+        &self.status.topic
+    }
+
+    /// Notes where the source is.
+    pub fn polled(&mut self, state: SourceState) {
+        for (partition, now) in &state.partitions {
+            let moved = self.moved.entry(*partition).or_insert((now.next, Instant::now()));
+            if moved.0 != now.next {
+                *moved = (now.next, Instant::now());
+            }
+        }
+        self.state = state;
+    }
+
+    /// Partitions that are read to their end and have been silent for the source's `idle_timeout`.
+    pub fn idle(&self) -> BTreeSet<i32> {
+        let Some(timeout) = self.idle_timeout else { return BTreeSet::new() };
+        let unread = self.state.unread();
+        let idle = self
+            .moved
+            .iter()
+            .filter(|(partition, (_, since))| since.elapsed() >= timeout && !unread.contains(partition));
+        idle.map(|(partition, _)| *partition).collect()
+    }
+
+    /// Why nothing can be received, while that is so.
+    pub fn outage(&self) -> Option<&Outage> {
+        self.state.outage.as_ref()
+    }
+
+    /// Counts a message that is not counted, or not by one view.
+    pub fn rejected(&mut self, reject: &Reject) {
+        let count = |by: &mut BTreeMap<String, u64>, name: &str| *by.entry(name.into()).or_default() += 1;
+        match &reject.view {
+            Some(view) if reject.rule == "late" => count(&mut self.status.late_by_view, view),
+            Some(view) => count(&mut self.status.errors_by_view, view),
+            None => {
+                self.status.rejected += 1;
+                count(&mut self.status.rejected_by_reason, &reject.rule);
+            }
+        }
+    }
+
+    /// Notes how many primary keys came in more than one partition.
+    pub fn keys_in_two_partitions(&mut self, keys: u64) {
+        self.status.keys_in_two_partitions = keys;
     }
 
     /// Counts a micro-batch of `received` messages of which `counted` kept every rule.
@@ -57,26 +108,20 @@ impl Progress {
         }
     }
 
-    /// Counts a row that came too late for a view: its group was final.
-    pub fn late(&mut self, view: &str) {
-        *self.status.late_by_view.entry(view.to_string()).or_default() += 1;
-    }
-
-    /// Partitions that have messages which are not read yet.
-    pub fn unread(&self) -> BTreeSet<i32> {
-        self.state.unread()
-    }
-
     /// Whether all that was there at the start has been read.
     pub fn caught_up(&self) -> bool {
         self.state.caught_up
     }
 
-    /// As `/api/status` shows it. `watermark`: in nanoseconds since 1970.
-    pub fn status(&self, watermark: Option<i64>) -> SourceStatus {
+    /// As `/api/status` shows it. `watermark`: in nanoseconds since 1970; `held_by`: the partition that holds it
+    /// back.
+    pub fn status(&self, watermark: Option<i64>, held_by: Option<i32>) -> SourceStatus {
         let watermark = watermark.map(DateTime::from_timestamp_nanos);
         SourceStatus {
             lag: self.state.lag(),
+            lag_to_high_watermark: self.state.lag_to_high_watermark(),
+            lost_messages: self.state.lost_messages(),
+            watermark_held_by: held_by,
             rate_per_s: self.rate_per_s(),
             watermark: watermark.map(|time| time.to_rfc3339_opts(SecondsFormat::Millis, true)),
             partitions: self
@@ -85,6 +130,7 @@ impl Progress {
                 .iter()
                 .map(|(partition, state)| PartitionStatus {
                     partition: *partition,
+                    first: state.first,
                     offset: state.next,
                     end: state.end,
                 })
@@ -125,23 +171,5 @@ impl Batches {
     /// As `/api/status` shows them.
     pub fn status(&self) -> BatchStatus {
         self.status.clone()
-    }
-}
-
-impl Status {
-    /// An engine that has read nothing yet.
-    pub fn starting(started_at: SystemTime) -> Status {
-        Status {
-            epoch: 0,
-            ready: false,
-            started_at: DateTime::<Utc>::from(started_at).to_rfc3339_opts(SecondsFormat::Secs, true),
-            uptime_s: started_at.elapsed().map_or(0, |uptime| uptime.as_secs()),
-            sources: Vec::new(),
-            batches: BatchStatus::default(),
-            reference_tables: Vec::new(),
-            state_bytes: 0,
-            state_bytes_by_view: BTreeMap::new(),
-            published_at: Instant::now(),
-        }
     }
 }

@@ -1,0 +1,163 @@
+//! One run of the loop without its I/O: what goes in, what comes out. `run`, `replay` and the tests execute the
+//! same function.
+
+use std::collections::BTreeSet;
+
+use tokio::task::block_in_place;
+
+use crate::decode::{Decoded, Reject};
+use crate::engine::{Applied, Engine, ViewChange};
+use crate::error::Result;
+use crate::ingest::{Ingest, Missing};
+use crate::reference::References;
+use crate::source::RawBatch;
+
+/// What an epoch is made of.
+pub struct EpochInput {
+    /// Its number.
+    pub epoch: u64,
+    /// The micro-batch; none where only reference tables have changed.
+    pub batch: Option<Batch>,
+    /// The reference tables that its rows meet.
+    pub references: References,
+}
+
+/// A micro-batch of one source.
+pub struct Batch {
+    /// Position of the source.
+    pub source: usize,
+    /// The messages.
+    pub raw: RawBatch,
+    /// Partitions that have further messages: while one of them has had none, nothing becomes final.
+    pub unread: BTreeSet<i32>,
+    /// Partitions that have been silent for the source's `idle_timeout`.
+    pub idle: BTreeSet<i32>,
+    decoded: Decoded,
+    rejects: Vec<Reject>,
+}
+
+/// What came of an epoch.
+#[derive(Default)]
+pub struct EpochOutput {
+    /// Its number.
+    pub epoch: u64,
+    /// Views whose rows may have changed.
+    pub changes: Vec<ViewChange>,
+    /// What became of the micro-batch.
+    pub counted: Option<Counted>,
+}
+
+/// What became of the messages of a micro-batch.
+pub struct Counted {
+    /// Position of the source.
+    pub source: usize,
+    /// The messages.
+    pub raw: RawBatch,
+    /// How many keep every rule.
+    pub rows: usize,
+    /// Those that do not, those that came too late for a view, and those that a view could not take.
+    pub rejects: Vec<Reject>,
+}
+
+/// The state that epochs change: views, primary keys, and the reference tables in use.
+pub struct Executor {
+    engine: Engine,
+    ingests: Vec<Ingest>,
+    references: References,
+}
+
+impl Executor {
+    /// Nothing counted yet. `references` has every table that the engine or a rule reads.
+    pub fn new(mut engine: Engine, ingests: Vec<Ingest>, references: References) -> Executor {
+        for table in references.tables() {
+            engine.set_reference(table.name(), table.batches());
+        }
+        Executor { engine, ingests, references }
+    }
+
+    /// The views, their state and what is said of them.
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// The sources.
+    pub fn ingests(&self) -> &[Ingest] {
+        &self.ingests
+    }
+
+    /// The reference tables in use.
+    pub fn references(&self) -> &References {
+        &self.references
+    }
+
+    /// Bytes of the views' state, of the reference tables, and of the primary keys that were seen.
+    pub fn state_bytes(&self) -> usize {
+        let keys: usize = self.ingests.iter().map(Ingest::bytes).sum();
+        self.engine.state_bytes() + self.references.bytes() + keys
+    }
+
+    /// The views before the first message.
+    pub async fn start(&mut self) -> Result<EpochOutput> {
+        Ok(EpochOutput { epoch: 0, changes: self.engine.start().await?, counted: None })
+    }
+
+    /// A micro-batch of the source at a position, of which no partition is known to be unread or idle.
+    pub fn decode(&self, source: usize, raw: RawBatch) -> Result<Batch> {
+        let (decoded, rejects) = block_in_place(|| self.ingests[source].decode(&raw))?;
+        let (unread, idle) = (BTreeSet::new(), BTreeSet::new());
+        Ok(Batch { source, raw, unread, idle, decoded, rejects })
+    }
+
+    /// The keys of a micro-batch that the reference tables in use do not have.
+    pub fn missing(&self, batch: &Batch) -> Result<Vec<Missing>> {
+        self.ingests[batch.source].missing(&batch.decoded, &self.references)
+    }
+
+    /// Executes an epoch. The same inputs in the same order give the same outputs.
+    pub async fn execute(&mut self, input: EpochInput) -> Result<EpochOutput> {
+        let mut output = EpochOutput { epoch: input.epoch, ..EpochOutput::default() };
+        let mut renewed = BTreeSet::new();
+        for table in input.references.tables() {
+            let held = self.references.get(table.name());
+            if held.is_none_or(|held| held.version != table.version) {
+                self.engine.set_reference(table.name(), table.batches());
+                renewed.insert(table.name().to_string());
+            }
+        }
+        self.references = input.references;
+        if !renewed.is_empty() {
+            output.changes = self.engine.refresh(&renewed).await?;
+        }
+        if let Some(batch) = input.batch {
+            self.add(batch, &mut output).await?;
+        }
+        Ok(output)
+    }
+
+    /// Tries to bring failed views back; for when no message comes.
+    pub async fn retry(&mut self, epoch: u64) -> EpochOutput {
+        EpochOutput { epoch, changes: self.engine.retry().await, counted: None }
+    }
+
+    async fn add(&mut self, batch: Batch, output: &mut EpochOutput) -> Result<()> {
+        let Batch { source, raw, unread, idle, decoded, mut rejects } = batch;
+        let ingest = &mut self.ingests[source];
+        let (judged, refused) = block_in_place(|| ingest.judge(decoded, &raw, &self.references))?;
+        rejects.extend(refused);
+        let Decoded { rows, messages } = judged;
+        let name = ingest.def.name.clone();
+        self.engine.wait_for(&name, unread);
+        self.engine.set_idle(&name, idle);
+        let origins: Vec<_> = messages.iter().map(|message| raw.origin(*message)).collect();
+        let counted = rows.num_rows();
+        let Applied { changes, late, errors } = self.engine.apply(&name, rows, Some(&origins)).await?;
+        output.changes.extend(changes);
+        rejects.extend(late.iter().map(|(row, view)| Reject::late(messages[*row as usize], view)));
+        rejects.extend(errors.iter().filter_map(|error| {
+            Some(Reject::of_view(messages[error.row? as usize], &error.view, &error.reason))
+        }));
+        rejects.sort_by_key(|reject| reject.message);
+        output.counted = Some(Counted { source, raw, rows: counted, rejects });
+        Ok(())
+    }
+}

@@ -1,0 +1,76 @@
+//! Messages in, rows out: decodes a micro-batch and judges its rows. The one path of `run`, `replay`, ad-hoc
+//! SQL over a topic, and the tests.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use datafusion::execution::session_state::SessionState;
+
+use crate::catalog::SourceDef;
+use crate::decode::{self, Decoded, ForeignKeys, JsonDecoder, Reject, RuleSet};
+use crate::error::Result;
+use crate::source::RawBatch;
+
+/// Decodes and judges the messages of one source.
+pub struct Ingest {
+    /// Its declaration.
+    pub def: Arc<SourceDef>,
+    decoder: JsonDecoder,
+    rules: RuleSet,
+}
+
+/// Key values that a reference table is not known to have.
+pub struct Missing {
+    /// The table.
+    pub table: String,
+    /// Its key columns.
+    pub key: Vec<String>,
+    /// The values, a column for each of `key`.
+    pub values: RecordBatch,
+}
+
+impl Ingest {
+    /// Of a source. Its rows have the columns that are `read` and those that the rules read; none: all that are
+    /// declared. `session` plans CHECK expressions.
+    pub fn new(
+        def: Arc<SourceDef>,
+        read: Option<BTreeSet<String>>,
+        session: &SessionState,
+    ) -> Result<Ingest> {
+        let (decoder, rules) = decode::of_source(&def, read, session)?;
+        Ok(Ingest { def, decoder, rules })
+    }
+
+    /// The rows of a micro-batch, and the messages that are none. Uses all cores.
+    pub fn decode(&self, raw: &RawBatch) -> Result<(Decoded, Vec<Reject>)> {
+        self.decoder.decode(&raw.payloads())
+    }
+
+    /// For each foreign key, the values that `keys` does not have: a row of a table may be newer than what is
+    /// held of it.
+    pub fn missing(&self, decoded: &Decoded, keys: &dyn ForeignKeys) -> Result<Vec<Missing>> {
+        let missing = self.rules.missing(&decoded.rows, keys)?;
+        Ok(missing.into_iter().map(|(table, key, values)| Missing { table, key, values }).collect())
+    }
+
+    /// The rows that keep every rule, and of the others the first rule that each breaks.
+    pub fn judge(
+        &mut self,
+        decoded: Decoded,
+        raw: &RawBatch,
+        keys: &dyn ForeignKeys,
+    ) -> Result<(Decoded, Vec<Reject>)> {
+        self.rules.judge(decoded, &|message| raw.origin(message), keys)
+    }
+
+    /// How many primary keys came in more than one partition.
+    pub fn keys_in_two_partitions(&self) -> u64 {
+        self.rules.keys_in_two_partitions()
+    }
+
+    /// Bytes held for the primary keys.
+    pub fn bytes(&self) -> usize {
+        self.rules.bytes()
+    }
+}

@@ -1,0 +1,124 @@
+//! Opens every stage as the settings say: Kafka, Postgres, the files of `queries/`. Whatever is wrong with one of
+//! them is found here.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use datafusion::catalog::TableProvider;
+use tokio::sync::watch;
+use tokio::task::block_in_place;
+
+use super::{Limits, Pipeline, Stages};
+use crate::catalog::{Catalog, TableDef as DeclaredTable};
+use crate::clients;
+use crate::config::Config;
+use crate::engine::session::{self, PG};
+use crate::engine::{Engine, reads_other_tables};
+use crate::epoch::Executor;
+use crate::error::Result;
+use crate::history::KafkaTable;
+use crate::ingest::Ingest;
+use crate::queries;
+use crate::reference::{
+    NoStore, Pace, PgTable, PostgresStore, ReferenceReader, ReferenceStore, TableDef, Wanted,
+};
+use crate::sink::KafkaSink;
+use crate::source::{Bounds, KafkaSource, Source};
+
+type Restricted = Vec<(String, Arc<dyn TableProvider>)>;
+
+impl Pipeline {
+    /// Loads `queries/`, plans the views, reads the reference tables and connects to Kafka.
+    pub async fn open(config: Config) -> Result<Pipeline> {
+        let (place, files) = queries::load(config.queries.as_deref())?;
+        let planning = session::continuous().state();
+        let catalog = Catalog::parse(&files, &planning).await?;
+        clients::check_kafka(&config).await?;
+        let config = Arc::new(config);
+        let (store, defs, mut restricted) = tables(&config, &catalog).await?;
+        let schemas: Vec<_> = defs.iter().map(|def| (def.name.clone(), def.schema.clone())).collect();
+        let engine = Engine::plan(&catalog, &schemas).await?;
+        let wanted = Wanted::of(engine.reference_columns(), &defs, &catalog.foreign_keys());
+        warn_of_silent_tables(&*store, &wanted).await;
+        let pace = Pace::with_refresh(Duration::from_secs(config.reference_refresh_s));
+        let (reference_reader, references) = ReferenceReader::start(Arc::clone(&store), wanted, pace).await?;
+        tracing::info!(
+            "{} views over {} sources from {place}",
+            engine.views().count(),
+            catalog.sources.len()
+        );
+
+        let (mut ingests, mut sources) = (Vec::new(), Vec::<Box<dyn Source>>::new());
+        let in_use = watch::Sender::new(references.clone());
+        for def in catalog.sources.into_values().map(Arc::new) {
+            let table = KafkaTable::new(Arc::clone(&config), Arc::clone(&def), in_use.subscribe());
+            restricted.push((def.name.clone(), Arc::new(table)));
+            let source =
+                block_in_place(|| KafkaSource::open(&config, &def.topic, Bounds::Endless, def.start))?;
+            sources.push(Box::new(source));
+            ingests.push(Ingest::new(Arc::clone(&def), Some(engine.source_columns(&def.name)), &planning)?);
+        }
+        let stages = Stages {
+            sources,
+            store,
+            reference_reader,
+            executor: Executor::new(engine, ingests, references),
+            sink: Box::new(KafkaSink::open(&config, BTreeMap::new())?),
+        };
+        let limits = Limits {
+            batch_rows: config.batch_rows,
+            trigger: Duration::from_millis(config.trigger_ms),
+            state_bytes_max: config.state_bytes_max,
+        };
+        Pipeline::new(stages, limits, in_use, restricted).await
+    }
+}
+
+/// The reference tables and where they are. Without a query or rule that reads one, Postgres is left alone.
+async fn tables(
+    config: &Arc<Config>,
+    catalog: &Catalog,
+) -> Result<(Arc<dyn ReferenceStore>, Vec<TableDef>, Restricted)> {
+    let needed = !catalog.tables.is_empty() || !catalog.foreign_keys().is_empty();
+    if !needed && !reads_other_tables(catalog)? {
+        return Ok((Arc::new(NoStore), Vec::new(), Vec::new()));
+    }
+    let pool = clients::postgres(config).await?;
+    let store = PostgresStore::new(pool, config.postgres_schema.as_str());
+    let defs = store.tables().await?;
+    let absent = |table: &&DeclaredTable| !defs.iter().any(|def| def.name == table.name);
+    if let Some(table) = catalog.tables.values().find(absent) {
+        return Err(table.place.error(format!(
+            "Postgres has no table `{}` in schema {}; `tally seed` or a migration makes it",
+            table.name, config.postgres_schema
+        )));
+    }
+    // Connections of its own: an ad-hoc query must not hold up a lookup.
+    let pool = clients::postgres(config).await?;
+    let mut restricted: Restricted = Vec::new();
+    for def in &defs {
+        let name = def.name.clone();
+        let table = Arc::new(PgTable::new(pool.clone(), &config.postgres_schema, Arc::new(def.clone())));
+        restricted.push((format!("{PG}.{name}"), Arc::clone(&table) as _));
+        if !catalog.sources.contains_key(&name) && !catalog.views.contains_key(&name) {
+            restricted.push((name, table));
+        }
+    }
+    Ok((Arc::new(store), defs, restricted))
+}
+
+/// Changes of a table without a trigger are seen late: whoever relies on them should know.
+async fn warn_of_silent_tables(store: &dyn ReferenceStore, wanted: &[Wanted]) {
+    let names: BTreeSet<_> = wanted.iter().map(|wanted| wanted.def.name.clone()).collect();
+    match store.without_trigger(&names.into_iter().collect::<Vec<_>>()).await {
+        Ok(silent) if silent.is_empty() => {}
+        Ok(silent) => tracing::warn!(
+            "changes of {} are seen only every reference_refresh_s seconds: no trigger tells them; \
+             `tally triggers {}` installs it",
+            silent.join(", "),
+            silent.join(" ")
+        ),
+        Err(error) => tracing::warn!("which tables have a change trigger is not known: {error}"),
+    }
+}

@@ -1,0 +1,63 @@
+//! `tally check`: what a folder of queries declares, and how each view is kept up to date.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use arrow::datatypes::{Field, Schema, SchemaRef};
+
+use super::files::read_tables;
+use crate::catalog::Catalog;
+use crate::decode;
+use crate::engine::{Engine, session};
+use crate::error::Result;
+use crate::queries::QueryFile;
+
+/// What `tally check` says of a folder: its sources, and how each view is kept up to date. `known` are tables
+/// with their columns that are declared nowhere else.
+pub async fn check(
+    files: &[QueryFile],
+    tables: &[(String, PathBuf)],
+    known: Vec<(String, SchemaRef)>,
+) -> Result<String> {
+    let planning = session::continuous().state();
+    let catalog = Catalog::parse(files, &planning).await?;
+    let mut schemas: BTreeMap<String, SchemaRef> = known.into_iter().collect();
+    for table in catalog.tables.values() {
+        schemas.insert(table.name.clone(), Arc::clone(&table.schema));
+    }
+    for table in read_tables(&catalog, tables)? {
+        schemas.insert(table.name, table.schema);
+    }
+    let engine = Engine::plan(&catalog, &schemas.into_iter().collect::<Vec<_>>()).await?;
+    let mut text = String::new();
+    for source in catalog.sources.values() {
+        let read = engine.source_columns(&source.name);
+        let (decoder, _) = decode::of_source(source, Some(read), &planning)?;
+        let kept: Vec<_> = decoder.kept().fields().iter().map(|field| field.name().as_str()).collect();
+        let others =
+            if kept.len() < source.schema.fields().len() { "; the others are only judged" } else { "" };
+        text +=
+            &format!("source {} ← {}\n  columns: {}\n", source.name, source.topic, columns(&source.schema));
+        text += &format!("  kept: {}{others}\n", kept.join(", "));
+        let rules: BTreeSet<_> = source.rules.iter().map(|rule| rule.name.as_str()).collect();
+        text += &format!("  rules: {}\n\n", rules.into_iter().collect::<Vec<_>>().join(", "));
+    }
+    for info in engine.views() {
+        let key =
+            if info.key.is_empty() { "none, rows are compared whole".into() } else { info.key.join(", ") };
+        let topic = info.topic.as_deref().unwrap_or("none, only served");
+        text += &format!("view {}\n  columns: {}\n", info.name, columns(&info.schema));
+        text += &format!("  key: {key}\n  mode: {}\n  topic: {topic}\n", info.mode);
+        for line in info.plan.lines() {
+            text += &format!("  {line}\n");
+        }
+        text += "\n";
+    }
+    Ok(text)
+}
+
+fn columns(schema: &Schema) -> String {
+    let column = |field: &Arc<Field>| format!("{} {}", field.name(), field.data_type());
+    schema.fields().iter().map(column).collect::<Vec<_>>().join(", ")
+}
