@@ -12,6 +12,7 @@ export class Health {
   #successAt = null;
   #state = null;
   #epoch = null;
+  #paused = false;
 
   constructor(intervalMs) {
     this.#intervalMs = intervalMs;
@@ -32,6 +33,12 @@ export class Health {
 
   onEpoch(epoch) {
     this.#epoch = epoch;
+  }
+
+  /** Whether the engine waits for Kafka or Postgres. */
+  onPaused(paused) {
+    this.#paused = paused;
+    this.#show();
   }
 
   #show() {
@@ -58,6 +65,7 @@ export class Health {
     }
     if (this.#successAt === null) return ["connecting", "Connecting…"];
     if (Date.now() - this.#successAt > 2 * this.#intervalMs + STALE_AFTER_MS) return ["stale", `Out of date.${since}`];
+    if (this.#paused) return ["stale", "Counting is paused."];
     return ["live", "Live"];
   }
 }

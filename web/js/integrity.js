@@ -12,6 +12,7 @@ const REASONS = [
   [/^check/, "Breaks a rule"],
   [/^not_null/, "Something is missing"],
   [/^json/, "Cannot be read"],
+  [/^future/, "Dated in the future"],
   [/^late/, "Came too late"],
 ];
 
@@ -34,6 +35,9 @@ export function renderIntegrity(answer) {
 function sourcePart(source, titled) {
   const part = make("div", "source");
   if (titled) part.append(make("h3", "", name(source.name)));
+  if (source.lost_messages > 0) {
+    part.append(make("p", "warning", `${plural(source.lost_messages, "message")} had gone from the topic before they could be read: this is not the whole count.`));
+  }
   part.append(equation(source), ...rejections(source.rejected_by_reason ?? {}, source.rejected));
   const facts = make("dl", "facts");
   addFact(facts, "Waiting to be read", plural(source.lag, "message"));

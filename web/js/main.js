@@ -1,5 +1,6 @@
 // Starts the page: which views are wanted, which panel shows which, and the reader's settings.
 
+import { renderAlerts } from "./alerts.js";
 import { learnCandidates, onThemeChange } from "./colours.js";
 import { byId, setText } from "./dom.js";
 import { Feed, viewUrl } from "./feed.js";
@@ -29,11 +30,13 @@ const panels = [
   [["election_summary", "votes_per_candidate"], renderSummary],
   [["votes_per_candidate"], (a) => candidates.render(a)],
   [["votes_by_party", "votes_per_candidate"], (a, b) => parties.render(a, b)],
-  [["votes_over_time"], (a) => timeline.render(a)],
+  [["votes_over_time", "status"], (a, b) => timeline.render(a, b)],
   [["turnout_by_age"], (a) => ages.render(a)],
   [["turnout_by_gender"], (a) => genders.render(a)],
   [[PLACES], (a) => places.render(a)],
   [["status"], renderIntegrity],
+  [["status"], renderAlerts],
+  [["status"], (a) => health.onPaused((a?.data?.paused ?? []).length > 0)],
 ];
 
 function render(isWanted) {

@@ -1,7 +1,7 @@
 // Who has voted and when: votes by minute, turnout by age band and by gender.
 
 import { Chart, horizontalBars, inWords, tooltip } from "./chart.js";
-import { complaint } from "./dom.js";
+import { byId, complaint, setText } from "./dom.js";
 import { compact, count, dayMinuteTime, instant, minuteTime, name, number, percent, percentExact, plural } from "./format.js";
 
 const MINUTE_MS = 60_000;
@@ -11,7 +11,12 @@ const FILL_MINUTES_MAX = 2880;
 export class Timeline {
   #chart = new Chart("timeline");
 
-  render(answer) {
+  /** `status` tells how many votes came too late to be in the chart. */
+  render(answer, status) {
+    const late = (status?.data?.sources ?? []).reduce((sum, source) => sum + (source.late_by_view?.votes_over_time ?? 0), 0);
+    const note = byId("timeline-late");
+    note.hidden = late === 0;
+    setText(note, late === 0 ? "" : `${plural(late, "vote")} came too late for this chart. Every other figure counts them.`);
     const points = answer?.data ? perMinute(answer.data.rows) : [];
     const problem = complaint(answer) ?? (points.length === 0 ? "No votes yet." : null);
     this.#chart.message(problem);
