@@ -12,7 +12,7 @@ use crate::cli::{Cli, Command, None as NoSettings, Population};
 use crate::clients;
 use crate::config::{Config, Flags};
 use crate::demo;
-use crate::election::{self, SeedOptions, VOTERS_TOPIC, VoteOptions};
+use crate::election::{self, SeedOptions, VoteOptions};
 use crate::engine::windows::{self, Sessions};
 use crate::error::{Error, Result};
 use crate::pipeline::Pipeline;
@@ -73,15 +73,12 @@ pub async fn run(cli: Cli, bars: &MultiProgress) -> Result<()> {
 }
 
 async fn create_topics(config: &Config) -> Result<()> {
-    let needed = topics::needed(config, &[VOTERS_TOPIC]).await?;
+    let needed = topics::needed(config).await?;
     for (name, outcome) in topics::create(config, &needed).await? {
         match outcome {
             Outcome::Created => println!("created  {name}"),
             Outcome::Kept => println!("kept     {name}"),
         }
-    }
-    for warning in topics::check(config, &needed).await?.warnings {
-        eprintln!("warning: {warning}");
     }
     Ok(())
 }

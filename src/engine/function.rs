@@ -19,6 +19,10 @@ const GROWING: [&str; 6] =
 const STATE_IS_RESULT: [&str; 9] =
     ["count", "sum", "min", "max", "bool_and", "bool_or", "bit_and", "bit_or", "bit_xor"];
 
+/// Functions of which DISTINCT is kept as a set, and the plain function over its values: DataFusion has no
+/// DISTINCT of some of them, or keeps a list.
+const OVER_SET: [&str; 7] = ["count", "sum", "avg", "bit_xor", "stddev", "stddev_pop", "approx_median"];
+
 /// A function, what is kept of it by group, and which rows it sees.
 pub struct Function {
     /// The function.
@@ -41,7 +45,7 @@ impl Function {
         dedups: bool,
     ) -> Result<Self> {
         let arguments = expr.expressions();
-        let plain = ["count", "sum", "avg"].contains(&expr.fun().name());
+        let plain = OVER_SET.contains(&expr.fun().name());
         if dedups && expr.is_distinct() && plain && expr.order_bys().is_empty() && arguments.len() == 1 {
             let data_type = arguments[0].data_type(input)?;
             let same = AggregateExprBuilder::new(Arc::new(expr.fun().clone()), arguments)
@@ -50,7 +54,7 @@ impl Function {
                 .build()?;
             return Function::of(Arc::new(same), filter, Some(Dedup::new(data_type)?));
         }
-        Function::of(Arc::clone(expr), filter, None)
+        Function::of(sorting(expr)?, filter, None)
     }
 
     fn of(
@@ -61,7 +65,10 @@ impl Function {
         let states = expr.state_fields()?;
         let same_type = matches!(states.as_slice(), [state] if state.data_type() == expr.field().data_type());
         let state_is_result = same_type && STATE_IS_RESULT.contains(&expr.fun().name());
-        Ok(Function { state_columns: states.len(), state_is_result, expr, filter, dedup })
+        let function = Function { state_columns: states.len(), state_is_result, expr, filter, dedup };
+        // What it can't do is said when it is planned.
+        function.accumulator()?;
+        Ok(function)
     }
 
     /// Its states and, where that is another, its result: the last of them is the result.
@@ -95,4 +102,17 @@ impl Function {
         let keep = filter.evaluate(rows)?.into_array(rows.num_rows())?;
         Ok(Some(keep.as_boolean().clone()))
     }
+}
+
+/// ARRAY_AGG with ORDER BY in the form that sorts by itself: rows come sorted within a micro-batch at best, and not
+/// by each of several orders.
+fn sorting(expr: &Arc<AggregateFunctionExpr>) -> Result<Arc<AggregateFunctionExpr>> {
+    if expr.fun().name() != "array_agg" || expr.order_bys().is_empty() {
+        return Ok(Arc::clone(expr));
+    }
+    let forward = match expr.is_reversed() {
+        true => expr.reverse_expr().map_or_else(|| Arc::clone(expr), Arc::new),
+        false => Arc::clone(expr),
+    };
+    Ok(Arc::clone(&forward).with_beneficial_ordering(false)?.map_or(forward, Arc::new))
 }

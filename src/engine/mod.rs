@@ -18,6 +18,7 @@ mod grain;
 mod held;
 pub mod lookup;
 mod node;
+mod operands;
 #[cfg(test)]
 mod oracle;
 mod plan;

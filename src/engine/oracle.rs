@@ -262,9 +262,13 @@ impl Consumer {
         assert_eq!(log.ops.len(), log.rows.num_rows());
         let positions: Vec<_> =
             change.info.key.iter().map(|k| change.info.schema.index_of(k).unwrap()).collect();
+        let (mut came, mut went) = (BTreeSet::new(), BTreeSet::new());
         for (op, row) in log.ops.iter().zip(cells(&log.rows)) {
             let name = &change.info.name;
             if positions.is_empty() || change.stateless {
+                let other = if *op == Op::Insert { &mut went } else { &mut came };
+                assert!(!other.contains(&row), "{name} inserts and deletes {row:?} at once");
+                if *op == Op::Insert { &mut came } else { &mut went }.insert(row.clone());
                 match op {
                     Op::Insert => self.rows.push(row),
                     Op::Delete => {

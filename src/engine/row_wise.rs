@@ -3,6 +3,7 @@
 //! rows are computed from the groups when somebody reads them.
 
 use std::cmp::Ordering;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{
@@ -13,6 +14,7 @@ use arrow::compute::{
     SortColumn, SortOptions, concat_batches, filter_record_batch, lexsort_to_indices, take, take_record_batch,
 };
 use arrow::datatypes::SchemaRef;
+use arrow::row::{RowConverter, SortField};
 use datafusion::common::DFSchema;
 use datafusion::error::Result;
 use datafusion::execution::session_state::SessionState;
@@ -160,6 +162,11 @@ impl Direct {
             }
         }
         let rows_now = self.rows + is.true_count() - was.true_count();
+        if self.key.is_empty() {
+            cancel(&before, &mut gone, &after, &mut from_after)?;
+            // Without a key there are no updates.
+            ops.truncate(from_after.len());
+        }
         ops.extend(std::iter::repeat_n(Op::Delete, gone.len()));
         let mut rows = match from_after.len() == after.num_rows() {
             true => after,
@@ -203,6 +210,45 @@ impl Direct {
             rows: self.rows,
         }))
     }
+}
+
+/// Takes out of `gone` and `came` the rows that are in both: they do not change.
+fn cancel(before: &RecordBatch, gone: &mut Vec<u32>, after: &RecordBatch, came: &mut Vec<u32>) -> Result<()> {
+    if gone.is_empty() || came.is_empty() {
+        return Ok(());
+    }
+    let fields: Vec<_> =
+        before.columns().iter().map(|column| SortField::new(column.data_type().clone())).collect();
+    if !RowConverter::supports_fields(&fields) {
+        return Ok(());
+    }
+    let converter = RowConverter::new(fields)?;
+    let encode = |rows: &RecordBatch, positions: &[u32]| {
+        let rows = take_record_batch(rows, &UInt32Array::from(positions.to_vec()))?;
+        converter.convert_columns(rows.columns())
+    };
+    let (left, new) = (encode(before, gone)?, encode(after, came)?);
+    let mut stays: HashMap<&[u8], usize> = HashMap::new();
+    for row in &new {
+        *stays.entry(row.data()).or_default() += 1;
+    }
+    let mut stayed: HashMap<&[u8], usize> = HashMap::new();
+    let mut row = left.iter();
+    gone.retain(|_| {
+        let Some(row) = row.next() else { return true };
+        let Some(count @ 1..) = stays.get_mut(row.data()) else { return true };
+        *count -= 1;
+        *stayed.entry(row.data()).or_default() += 1;
+        false
+    });
+    let mut row = new.iter();
+    came.retain(|_| {
+        let Some(row) = row.next() else { return true };
+        let Some(count @ 1..) = stayed.get_mut(row.data()) else { return true };
+        *count -= 1;
+        false
+    });
+    Ok(())
 }
 
 /// Of each row, whether the two batches differ in it. NULL equals NULL.

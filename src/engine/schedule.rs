@@ -11,13 +11,14 @@ use tokio::task::JoinSet;
 use super::MicroBatch;
 use super::delta::Delta;
 use super::node::{self, Node, RowError, plain};
+use super::plan::Identity;
 use super::slot::{Inputs, Runner, SlotTable};
 use crate::guard;
 
 /// A stateful node that one or more views share.
 pub struct Stateful {
-    /// What it keeps, as text: equal nodes are kept once.
-    pub fingerprint: String,
+    /// What it computes: equal nodes are kept once.
+    pub identity: Identity,
     /// Its plan, for people.
     pub below: String,
     /// The streams that it reads.

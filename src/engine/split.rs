@@ -10,7 +10,9 @@ use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, plan_err};
 use datafusion::datasource::{provider_as_source, source_as_provider};
 use datafusion::error::Result;
-use datafusion::logical_expr::{Expr, JoinType, LogicalPlan, LogicalPlanBuilder, TableScan, Volatility};
+use datafusion::logical_expr::{
+    Expr, JoinType, LogicalPlan, LogicalPlanBuilder, Projection, TableScan, Volatility, lit,
+};
 
 use super::bound::own_sessions;
 use super::slot::{Kind, SlotTable, as_slot};
@@ -48,7 +50,7 @@ pub fn split(
     plan: LogicalPlan,
     may_hold: bool,
     is_session: bool,
-    mut state_of: impl FnMut(&LogicalPlan) -> Arc<SlotTable>,
+    mut state_of: impl FnMut(&LogicalPlan) -> Result<Arc<SlotTable>>,
 ) -> Result<Split> {
     check_limits(&plan)?;
     if !may_hold && reads_stream(&plan) && !has_aggregate(&plan)? && !reads(&plan, Kind::State) {
@@ -58,7 +60,7 @@ pub fn split(
     }
     let mut nodes: Vec<(LogicalPlan, Arc<SlotTable>)> = Vec::new();
     let mut add = |node: LogicalPlan| {
-        let table = state_of(&node);
+        let table = state_of(&node)?;
         let scan = stand_in(&node, &table)?;
         if !nodes.iter().any(|(_, known)| Arc::ptr_eq(known, &table)) {
             nodes.push((node, table));
@@ -125,7 +127,11 @@ pub fn keep_values_only(plan: LogicalPlan) -> Result<LogicalPlan> {
         if !(asks_left || asks_right) || !needs_rows {
             return Ok(Transformed::no(node));
         }
-        let columns: Vec<Expr> = asked.schema().columns().into_iter().map(Expr::Column).collect();
+        let mut columns: Vec<Expr> = asked.schema().columns().into_iter().map(Expr::Column).collect();
+        if columns.is_empty() {
+            // It asks whether there is a row at all.
+            columns.push(lit(true));
+        }
         let values =
             LogicalPlanBuilder::from(Arc::clone(asked)).aggregate(columns, Vec::<Expr>::new())?.build()?;
         let mut join = join.clone();
@@ -218,9 +224,9 @@ fn stand_in(plan: &LogicalPlan, table: &Arc<SlotTable>) -> Result<LogicalPlan> {
         let column = Expr::Column(Column::new(Some(table.name()), format!("c{i}")));
         column.alias_qualified(qualifier.cloned(), field.name())
     });
-    LogicalPlanBuilder::scan(table.name(), provider_as_source(Arc::clone(table) as _), None)?
-        .project(names)?
-        .build()
+    let scan = LogicalPlanBuilder::scan(table.name(), provider_as_source(Arc::clone(table) as _), None)?;
+    // Of two grouping keys one may be named `x` and one `s.x`, which a builder would refuse.
+    Ok(LogicalPlan::Projection(Projection::try_new(names.collect(), Arc::new(scan.build()?))?))
 }
 
 /// The stream, state or reference table that is scanned, if it is one of ours.
@@ -394,20 +400,22 @@ pub fn is_ordered(plan: &LogicalPlan) -> bool {
 
 /// Whether more rows of the nodes can only add rows to the view.
 pub fn only_adds(finishing: &LogicalPlan) -> Result<bool> {
-    let other = finishing.exists(|node| {
-        let adds = match node {
+    let mut adds = true;
+    finishing.apply_with_subqueries(|node| {
+        adds &= match node {
             LogicalPlan::Projection(_)
             | LogicalPlan::Filter(_)
             | LogicalPlan::SubqueryAlias(_)
-            | LogicalPlan::TableScan(_)
             | LogicalPlan::Unnest(_)
             | LogicalPlan::Union(_) => true,
+            // A reference table may change, and its rows with it.
+            LogicalPlan::TableScan(scan) => slot_kind(scan) == Some(Kind::State),
             LogicalPlan::Join(join) => join.join_type == JoinType::Inner,
             _ => false,
         };
-        Ok(!adds)
+        Ok(if adds { TreeNodeRecursion::Continue } else { TreeNodeRecursion::Stop })
     })?;
-    Ok(!other)
+    Ok(adds)
 }
 
 /// Cuts the aggregates over session windows out of a plan that is not optimized yet: what the optimizer

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, BooleanArray, RecordBatch, UInt32Array};
-use arrow::compute::{concat_batches, filter_record_batch, take_record_batch};
+use arrow::compute::{cast, concat_batches, filter_record_batch, take_record_batch};
 use arrow::datatypes::SchemaRef;
 use arrow::row::{RowConverter, Rows, SortField};
 use datafusion::common::exec_err;
@@ -374,5 +374,7 @@ fn decode<'a>(
 ) -> Result<RecordBatch> {
     let parser = converter.parser();
     let columns = converter.convert_rows(rows.map(|row| parser.parse(row)))?;
-    Ok(RecordBatch::try_new(Arc::clone(schema), columns)?)
+    // Dictionaries are encoded as their values.
+    let typed = columns.iter().zip(schema.fields()).map(|(column, field)| cast(column, field.data_type()));
+    Ok(RecordBatch::try_new(Arc::clone(schema), typed.collect::<Result<_, _>>()?)?)
 }

@@ -9,8 +9,6 @@ mod kafka;
 mod memory;
 mod producer;
 mod records;
-#[cfg(test)]
-mod tests;
 
 use std::borrow::Cow;
 use std::collections::VecDeque;

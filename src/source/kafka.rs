@@ -52,8 +52,6 @@ pub struct KafkaSource {
     outage: OutageLog,
     /// Why Kafka refuses reading, and when it is tried again.
     refused: Option<(String, Instant)>,
-    /// Whether there is no topic of that name: if there is one again, it must be known to be the same.
-    missing: bool,
     /// Why nothing more is read before a restart.
     halted: Option<String>,
     /// When Kafka last let something be known of a partition.
@@ -173,7 +171,6 @@ impl KafkaSource {
             caught_up: false,
             outage: OutageLog::new(format!("reading topic {topic}")),
             refused: None,
-            missing: false,
             halted: None,
             heard_at: Instant::now(),
             quiet: true,
@@ -221,13 +218,9 @@ impl KafkaSource {
     fn halt(&mut self, reason: String) {
         if self.halted.is_none() {
             self.halted = Some(reason);
-            self.unassign();
-        }
-    }
-
-    fn unassign(&self) {
-        if let Err(error) = self.consumer.unassign() {
-            tracing::debug!("topic {}: {error}", self.topic);
+            if let Err(error) = self.consumer.unassign() {
+                tracing::debug!("topic {}: {error}", self.topic);
+            }
         }
     }
 
@@ -243,7 +236,7 @@ impl KafkaSource {
             }
             Some(Seen::Nothing { .. }) | None => {}
         }
-        if let Some(offsets) = news.offsets.filter(|_| self.halted.is_none() && !self.missing) {
+        if let Some(offsets) = news.offsets.filter(|_| self.halted.is_none()) {
             self.compare(&offsets);
         }
         let ends = self.told.lock().ends.take();
@@ -259,7 +252,7 @@ impl KafkaSource {
         }
         if let Some((reason, at)) = self.refused.clone().filter(|_| self.halted.is_none()) {
             self.outage.on(reason.clone(), true);
-            if Instant::now() >= at && !self.missing {
+            if Instant::now() >= at {
                 self.refuse(reason);
                 self.watcher.ask_offsets();
                 self.assign_again();
@@ -272,9 +265,6 @@ impl KafkaSource {
             Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownTopicId) => {
                 let reason = "there is no such topic any more; was it deleted? Create it with `tally topics` and \
                               restart: everything is then counted anew";
-                if !std::mem::replace(&mut self.missing, true) {
-                    self.unassign();
-                }
                 return self.outage.on(reason, true);
             }
             Some(Code::TopicAuthorizationFailed) => {
@@ -289,9 +279,6 @@ impl KafkaSource {
                  counted anew"
                     .into(),
             );
-        }
-        if std::mem::replace(&mut self.missing, false) {
-            self.assign_again();
         }
         if self.refused.is_none() {
             self.outage.off();
@@ -429,7 +416,7 @@ impl Source for KafkaSource {
             let left = deadline.saturating_duration_since(Instant::now());
             match consumer.poll(left) {
                 // What is left of before is not wanted any more.
-                Some(_) if self.halted.is_some() || self.missing => {}
+                Some(_) if self.halted.is_some() => {}
                 Some(Ok(message)) => {
                     self.take(&message, &mut batch);
                     if self.quiet && batch.len() == 1 {

@@ -7,8 +7,6 @@
 mod batch;
 mod kafka;
 mod memory;
-#[cfg(test)]
-mod tests;
 mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};

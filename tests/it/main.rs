@@ -3,6 +3,5 @@
 
 mod election;
 mod embedded;
-mod kafka;
 mod real;
 mod replay;

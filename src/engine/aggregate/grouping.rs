@@ -107,18 +107,15 @@ impl ByKey {
         Ok(ByKey { schema, values: Owned::new(values), position: Vec::new() })
     }
 
-    /// Knows these keys only, each by the number of its row.
-    pub fn renumber(&mut self, keys: &[ArrayRef]) -> Result<()> {
+    /// Knows these different keys only; their numbers. Which key gets which is nobody's promise.
+    pub fn renumber(&mut self, keys: &[ArrayRef]) -> Result<Vec<u32>> {
         *self = ByKey::new(SchemaRef::clone(&self.schema))?;
         let rows = keys.first().map_or(0, |key| key.len());
         let mut ids = Vec::with_capacity(rows);
         if rows > 0 {
             self.values.get_mut().intern(keys, &mut ids)?;
         }
-        if ids.iter().enumerate().any(|(row, id)| row != *id) {
-            return internal_err!("groups are not numbered in the order of their rows");
-        }
-        Ok(())
+        Ok(ids.into_iter().map(|id| id as u32).collect())
     }
 
     fn touch(&mut self, keys: &[ArrayRef], rows: usize, store: &Store) -> Result<Touched> {

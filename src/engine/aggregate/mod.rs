@@ -198,6 +198,14 @@ impl AggregateState {
         let before = match &self.grouping {
             _ if old == 0 => Vec::new(),
             Grouping::BySession(_) => self.store.read(&touched.old, 0)?,
+            _ if self.shape.has_float_key() => {
+                let before = self.store.read(&touched.old, 0)?;
+                // 0.0 and −0.0 are one group, whose key is the one that came first.
+                for (key, kept) in columns.iter_mut().zip(&before) {
+                    *key = concat(&[kept, &key.slice(old, key.len() - old)])?;
+                }
+                before
+            }
             // The old groups come first, and their keys are the same.
             _ => {
                 let keys = columns.iter().map(|key| key.slice(0, old));
@@ -302,16 +310,16 @@ impl AggregateState {
         }
         let living = self.living();
         let columns = self.store.read(&living, 0)?;
-        let mut number = vec![u32::MAX; self.store.len()];
-        for (new, old) in living.iter().enumerate() {
-            number[*old as usize] = new as u32;
+        let mut numbers: Vec<u32> = (0..living.len() as u32).collect();
+        if let Grouping::ByKey(by_key) = &mut self.grouping {
+            numbers = by_key.renumber(columns.get(..self.shape.key_columns).unwrap_or(&[]))?;
         }
-        match &mut self.grouping {
-            Grouping::One => {}
-            Grouping::ByKey(by_key) => {
-                by_key.renumber(columns.get(..self.shape.key_columns).unwrap_or(&[]))?
-            }
-            Grouping::BySession(sessions) => sessions.renumber(&number),
+        let mut number = vec![u32::MAX; self.store.len()];
+        for (new, old) in numbers.iter().zip(&living) {
+            number[*old as usize] = *new;
+        }
+        if let Grouping::BySession(sessions) = &mut self.grouping {
+            sessions.renumber(&number);
         }
         for function in &mut self.functions {
             if let Some(dedup) = &mut function.dedup {
@@ -326,7 +334,7 @@ impl AggregateState {
         }
         self.ends.retain(|_, groups| !groups.is_empty());
         self.store = Store::default();
-        self.store.write((0..living.len() as u32).collect(), columns);
+        self.store.write(numbers, columns);
         self.dead.clear();
         Ok(())
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
 use arrow::compute::cast;
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::error::Result;
 
 use crate::batches::empty;
@@ -21,6 +21,7 @@ pub struct Shape {
     results: Vec<usize>,
     /// Columns of the node's rows.
     pub schema: SchemaRef,
+    has_float_key: bool,
 }
 
 impl Shape {
@@ -31,7 +32,13 @@ impl Shape {
             next += function.stored_columns();
             next - 1
         });
-        Shape { key_columns, results: results.collect(), schema }
+        let has_float_key = schema.fields().iter().take(key_columns).any(|key| has_float(key.data_type()));
+        Shape { key_columns, results: results.collect(), schema, has_float_key }
+    }
+
+    /// Whether two keys of one group can differ, as 0.0 and −0.0.
+    pub fn has_float_key(&self) -> bool {
+        self.has_float_key
     }
 
     /// Keys and results, without the states between them.
@@ -47,6 +54,18 @@ impl Shape {
             .collect::<Result<Vec<_>>>()?;
         let options = RecordBatchOptions::new().with_row_count(Some(rows));
         Ok(RecordBatch::try_new_with_options(Arc::clone(&self.schema), typed, &options)?)
+    }
+}
+
+fn has_float(data_type: &DataType) -> bool {
+    match data_type {
+        DataType::Dictionary(_, values) => has_float(values),
+        DataType::List(item)
+        | DataType::LargeList(item)
+        | DataType::FixedSizeList(item, _)
+        | DataType::Map(item, _) => has_float(item.data_type()),
+        DataType::Struct(fields) => fields.iter().any(|field| has_float(field.data_type())),
+        data_type => data_type.is_floating(),
     }
 }
 

@@ -6,10 +6,14 @@ mod arithmetic;
 mod average;
 mod bits;
 mod moments;
+mod nth;
+mod order;
 mod scalars;
+mod subquery;
 mod sum;
 #[cfg(test)]
 mod tests;
+mod zeros;
 
 use std::sync::Arc;
 
@@ -18,20 +22,30 @@ use arrow::datatypes::{DataType, Decimal32Type, Decimal64Type, Decimal128Type, D
 use arrow::error::ArrowError;
 use datafusion::execution::FunctionRegistry;
 use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
-use datafusion::functions_aggregate::{average as avg, bit_and_or_xor, covariance, regr, stddev, variance};
+use datafusion::functions_aggregate::{
+    average as avg, bit_and_or_xor, covariance, nth_value, regr, stddev, variance,
+};
+use datafusion::logical_expr::expr_rewriter::FunctionRewrite;
 use datafusion::logical_expr::{AggregateUDF, ScalarUDF};
 use datafusion::optimizer::analyzer::function_rewrite::ApplyFunctionRewrites;
 
 use self::arithmetic::Checked;
+use self::order::OneOrder;
+use self::subquery::NullableSubqueries;
+use self::zeros::OneZero;
 
 /// The session that `builder` describes, with all of these in it.
 pub fn build(builder: SessionStateBuilder) -> SessionState {
-    let rewrite = Arc::new(Checked);
+    let rewrites: [Arc<dyn FunctionRewrite + Send + Sync>; 3] =
+        [Arc::new(Checked), Arc::new(OneZero), Arc::new(NullableSubqueries)];
     // Once more after type coercion: before it not every type is known.
-    let last = ApplyFunctionRewrites::new(vec![Arc::clone(&rewrite) as _]);
-    let mut state = builder.with_analyzer_rule(Arc::new(last)).build();
+    let last = ApplyFunctionRewrites::new(rewrites.to_vec());
+    let mut state =
+        builder.with_analyzer_rule(Arc::new(last)).with_optimizer_rule(Arc::new(OneOrder)).build();
     const INFALLIBLE: &str = "invariant: a session state takes every rewrite and function";
-    state.register_function_rewrite(rewrite).expect(INFALLIBLE);
+    for rewrite in rewrites {
+        state.register_function_rewrite(rewrite).expect(INFALLIBLE);
+    }
     for function in functions() {
         state.register_udaf(Arc::new(function)).expect(INFALLIBLE);
     }
@@ -46,6 +60,7 @@ fn functions() -> Vec<AggregateUDF> {
     let mut functions = vec![
         AggregateUDF::from(sum::CheckedSum::new()),
         AggregateUDF::from(average::CheckedAvg::new(avg::avg_udaf())),
+        AggregateUDF::from(nth::SortedNth::new(nth_value::nth_value_udaf())),
     ];
     let bits =
         [bit_and_or_xor::bit_and_udaf(), bit_and_or_xor::bit_or_udaf(), bit_and_or_xor::bit_xor_udaf()];

@@ -1,20 +1,125 @@
 //! A view's columns, and those that tell its rows apart.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use arrow::datatypes::{Schema, SchemaRef};
 use datafusion::common::Dependency;
-use datafusion::common::tree_node::TreeNode;
-use datafusion::logical_expr::LogicalPlan;
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::logical_expr::{Distinct, Expr, JoinType, LogicalPlan};
 
 use crate::catalog::ViewDef;
+use crate::engine::slot::Kind;
+use crate::engine::split;
 use crate::error::Result;
 
 /// Whether a declared key is the one that GROUP BY makes, in any order: then it can't be ambiguous.
 pub fn is_same_key(declared: &[String], found: &[String]) -> bool {
     let set = |key: &[String]| key.iter().cloned().collect::<BTreeSet<_>>();
     set(declared) == set(found)
+}
+
+/// What of `found`, the key that GROUP BY makes, a declared key leaves open: two rows can then have one key. A column
+/// of a reference table is not open if the key has another column of that table, or one that is joined with it:
+/// rows of a reference table are taken to have keys. `plan` is optimized.
+pub fn left_open(
+    plan: &LogicalPlan,
+    schema: &SchemaRef,
+    declared: &[String],
+    found: &[String],
+) -> Result<Vec<String>> {
+    let mut equal = Vec::new();
+    collect_equal(plan, &mut equal)?;
+    let mut known: HashSet<Base> = HashSet::new();
+    for name in declared {
+        if let Some([base]) = bases(plan, schema.index_of(name)?).as_deref() {
+            known.insert(base.clone());
+        }
+    }
+    let is_known = |known: &HashSet<Base>, base: &Base| {
+        known.contains(base) || (base.is_reference && known.iter().any(|known| known.scan == base.scan))
+    };
+    loop {
+        let before = known.len();
+        for (left, right) in &equal {
+            if is_known(&known, left) || is_known(&known, right) {
+                known.extend([left.clone(), right.clone()]);
+            }
+        }
+        if known.len() == before {
+            break;
+        }
+    }
+    let mut open = Vec::new();
+    for name in found.iter().filter(|name| !declared.contains(name)) {
+        // What can't be traced is left to the rows.
+        let bases = bases(plan, schema.index_of(name)?);
+        if bases.is_some_and(|bases| !bases.iter().all(|base| is_known(&known, base))) {
+            open.push(name.clone());
+        }
+    }
+    Ok(open)
+}
+
+/// A column of a scanned table.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Base {
+    /// Which scan of the plan.
+    scan: usize,
+    column: usize,
+    is_reference: bool,
+}
+
+/// The columns of tables that decide a column of the plan; none if that is not known.
+fn bases(plan: &LogicalPlan, column: usize) -> Option<Vec<Base>> {
+    let of = |expr: &Expr, input: &LogicalPlan| {
+        let mut all = Vec::new();
+        for column in expr.column_refs() {
+            all.extend(bases(input, input.schema().maybe_index_of_column(column)?)?);
+        }
+        Some(all)
+    };
+    match plan {
+        LogicalPlan::TableScan(scan) => {
+            let is_reference = split::slot_kind(scan) == Some(Kind::Reference);
+            Some(vec![Base { scan: std::ptr::from_ref(scan).addr(), column, is_reference }])
+        }
+        LogicalPlan::Projection(projection) => of(projection.expr.get(column)?, &projection.input),
+        LogicalPlan::Aggregate(aggregate) => of(aggregate.group_expr.get(column)?, &aggregate.input),
+        LogicalPlan::Filter(_)
+        | LogicalPlan::Sort(_)
+        | LogicalPlan::Limit(_)
+        | LogicalPlan::SubqueryAlias(_)
+        | LogicalPlan::Distinct(Distinct::All(_)) => bases(plan.inputs().first()?, column),
+        LogicalPlan::Join(join) => {
+            let left = join.left.schema().fields().len();
+            match join.join_type {
+                JoinType::RightSemi | JoinType::RightAnti | JoinType::RightMark => bases(&join.right, column),
+                _ if column < left => bases(&join.left, column),
+                _ => bases(&join.right, column - left),
+            }
+        }
+        _ => None,
+    }
+}
+
+/// Columns of tables that joins make equal.
+fn collect_equal(plan: &LogicalPlan, equal: &mut Vec<(Base, Base)>) -> Result<()> {
+    plan.apply(|node| {
+        let LogicalPlan::Join(join) = node else { return Ok(TreeNodeRecursion::Continue) };
+        for (left, right) in &join.on {
+            let base = |expr: &Expr, input: &LogicalPlan| {
+                let Expr::Column(column) = expr else { return None };
+                match bases(input, input.schema().maybe_index_of_column(column)?)?.as_slice() {
+                    [base] => Some(base.clone()),
+                    _ => None,
+                }
+            };
+            equal.extend(base(left, &join.left).zip(base(right, &join.right)));
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    Ok(())
 }
 
 /// Columns that tell the view's rows apart, as DataFusion derives them from GROUP BY; none if it can't.

@@ -15,7 +15,8 @@ use datafusion::common::TableReference;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::sql::parser::Statement;
 
-use self::identity::{fingerprint, shared_table};
+pub use self::identity::Identity;
+use self::identity::shared_table;
 use self::keys::{inferred_key, is_same_key, output_schema};
 use self::order::in_dependency_order;
 pub use self::order::reads_other_tables;
@@ -26,6 +27,7 @@ use super::bound;
 use super::finish::Finish;
 use super::held::HeldRows;
 use super::node::Node;
+use super::operands;
 use super::row_wise::{Direct, RowWise};
 use super::schedule::Stateful;
 use super::session::{self, PG};
@@ -151,6 +153,8 @@ impl Engine {
         let state = self.session.state();
         let plan = state.statement_to_plan(query).await?;
         split::refuse_volatile(&plan)?;
+        // Only coercion finds the types of CASE and UNION.
+        let plan = state.analyzer().execute_and_check(plan, state.config_options(), |_, _| {})?;
         let table = ViewTable::new(plan.clone(), None);
         self.session.register_table(TableReference::bare(def.name.as_str()), Arc::new(table))?;
         if !def.materialized {
@@ -158,19 +162,31 @@ impl Engine {
         }
         let schema = output_schema(def, &plan)?;
         let mut found =
-            self.nodes.iter().map(|node| (node.fingerprint.clone(), Arc::clone(&node.table))).collect();
+            self.nodes.iter().map(|node| (node.identity.clone(), Arc::clone(&node.table))).collect();
         let mut state_of = |node: &LogicalPlan| shared_table(node, def, &mut found);
         let mut nodes = Vec::new();
-        let mut references = split::reference_columns(&state.optimize(&plan)?)?;
+        let whole = state.optimize(&plan)?;
+        let mut references = split::reference_columns(&whole)?;
         let found_key = inferred_key(&plan, &schema)?;
+        if !def.key.is_empty() && !found_key.is_empty() {
+            let open = keys::left_open(&whole, &schema, &def.key, &found_key)?;
+            if !open.is_empty() {
+                return Err(def.place.error(format!(
+                    "rows are told apart by ({}), so two can have the same key ({}): add {} to `key`, or leave `key` out",
+                    found_key.join(", "),
+                    def.key.join(", "),
+                    open.join(", ")
+                )));
+            }
+        }
         let key = if def.key.is_empty() { found_key.clone() } else { def.key.clone() };
         let without_sessions = split::cut_sessions(plan, |aggregate| {
-            let optimized = state.optimize(&aggregate)?;
+            let optimized = operands::below(state.optimize(&aggregate)?)?;
             let split = split(optimized, false, true, &mut state_of)?;
             nodes.extend(split.nodes);
             Ok(split.finishing)
         })?;
-        let optimized = split::keep_values_only(state.optimize(&without_sessions)?)?;
+        let optimized = split::keep_values_only(operands::below(state.optimize(&without_sessions)?)?)?;
         let split = split(optimized, def.hold.is_some(), false, &mut state_of)?;
         nodes.extend(split.nodes);
         // Held rows that go by time are touched by no row.
@@ -275,7 +291,7 @@ impl Engine {
         if !split::only_adds(finishing)? {
             return Err(def.place.error(
                 "mode append can't take back what it has written, and what stands above the aggregates here could \
-                 change later; use mode update",
+                 change later; use mode update, or join reference tables below the aggregate",
             ));
         }
         Ok(())
@@ -332,7 +348,7 @@ impl Engine {
             source.event_time.clone()
         };
         let state = self.session.state();
-        let fingerprint = fingerprint(&plan, def);
+        let identity = Identity::new(&plan, def)?;
         let lower = async |plan: &LogicalPlan| state.query_planner().create_physical_plan(plan, &state).await;
         let node: Box<dyn Node> = match &plan {
             LogicalPlan::Aggregate(aggregate) => {
@@ -363,7 +379,7 @@ impl Engine {
             }
         };
         let below = plan.display_indent().to_string();
-        Ok(Stateful { fingerprint, below, streams, references, table, node, finals: None, broken: None })
+        Ok(Stateful { identity, below, streams, references, table, node, finals: None, broken: None })
     }
 
     /// How a view is kept up to date, for people.
