@@ -88,6 +88,18 @@ pub enum Command {
         #[command(flatten)]
         run: Run,
     },
+    /// Let Postgres announce each change of tables that views join, by a trigger on each
+    Triggers {
+        /// Kafka, Postgres and queries.
+        #[command(flatten)]
+        flags: Flags,
+        /// Tables of the configured schema
+        #[arg(required = true, value_name = "TABLE")]
+        tables: Vec<String>,
+        /// Take the triggers away
+        #[arg(long)]
+        remove: bool,
+    },
     /// Check a folder of .sql files without any server: columns, key, mode and plan of each view
     Check {
         /// Directory of the .sql files [default: ./queries if it exists, else those built in]

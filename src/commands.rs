@@ -17,7 +17,7 @@ use crate::engine::windows::{self, Sessions};
 use crate::error::{Error, Result};
 use crate::pipeline::Pipeline;
 use crate::queries;
-use crate::reference::tables_of_migrations;
+use crate::reference::{self, TriggerOutcome, tables_of_migrations};
 use crate::replay::{self, Replay, Show};
 use crate::serve::{self, App};
 use crate::shutdown::{self, Shutdown};
@@ -50,6 +50,9 @@ pub async fn run(cli: Cli, bars: &MultiProgress) -> Result<()> {
             vote(&config, &options, bars, &shutdown).await
         }
         Command::Run { flags, run } => serve_engine(Config::load(file, &flags, &run)?, shutdown).await,
+        Command::Triggers { flags, tables, remove } => {
+            triggers(&Config::load(file, &flags, &NoSettings {})?, &tables, remove).await
+        }
         Command::Check { queries, tables } => {
             let (_, files) = queries::load(queries.as_deref())?;
             print!("{}", replay::check(&files, &tables, tables_of_migrations()).await?);
@@ -78,6 +81,23 @@ async fn create_topics(config: &Config) -> Result<()> {
         match outcome {
             Outcome::Created => println!("created  {name}"),
             Outcome::Kept => println!("kept     {name}"),
+        }
+    }
+    Ok(())
+}
+
+async fn triggers(config: &Config, tables: &[String], remove: bool) -> Result<()> {
+    let pool = clients::postgres(config).await?;
+    let outcomes = match remove {
+        true => reference::remove_triggers(&pool, &config.postgres_schema, tables).await?,
+        false => reference::install_triggers(&pool, &config.postgres_schema, tables).await?,
+    };
+    for (table, outcome) in outcomes {
+        match outcome {
+            TriggerOutcome::Installed => println!("installed  {table}"),
+            TriggerOutcome::Kept => println!("kept       {table}"),
+            TriggerOutcome::Removed => println!("removed    {table}"),
+            TriggerOutcome::Absent => println!("absent     {table}"),
         }
     }
     Ok(())

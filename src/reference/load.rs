@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::{Array, AsArray, Int64Array, RecordBatch, RecordBatchOptions};
+use arrow::array::{Array, AsArray, Int64Array, RecordBatch, RecordBatchOptions, StringArray};
 use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 use arrow::error::ArrowError;
@@ -122,9 +122,20 @@ fn key_texts(table: &TableDef, key: &[String], values: &RecordBatch) -> Result<(
     let mut texts = Vec::with_capacity(key.len());
     for (column, array) in key.iter().zip(values.columns()) {
         let index = table.index_of(column)?;
-        let typed = cast_with_options(array, table.schema.field(index).data_type(), &safe)
-            .map_err(|e| unfit(table, e))?;
-        let text = cast_with_options(&typed, &DataType::Utf8, &safe).map_err(|e| unfit(table, e))?;
+        let data_type = table.schema.field(index).data_type();
+        let as_text = |array: &dyn Array| {
+            let typed = cast_with_options(array, data_type, &safe)?;
+            cast_with_options(&typed, &DataType::Utf8, &safe)
+        };
+        let text = match as_text(array) {
+            Ok(text) => text,
+            // One of them has no text, such as a date too far away.
+            Err(_) => {
+                let row = |row| as_text(&array.slice(row, 1)).ok().filter(|text| text.is_valid(0));
+                let row = |at| row(at).map(|text| text.as_string::<i32>().value(0).to_owned());
+                Arc::new((0..array.len()).map(row).collect::<StringArray>())
+            }
+        };
         texts.push((text, table.types[index] == "uuid"));
     }
     let holds = |text: &str, uuid: bool| {

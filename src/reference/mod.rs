@@ -1,5 +1,5 @@
 //! Postgres tables as Arrow: what tables there are, their rows, and word of their changes. It knows no
-//! election, keeps no rows itself and writes nothing to Postgres.
+//! election and writes nothing to Postgres but triggers, when asked to.
 
 mod changes;
 mod held;
@@ -12,6 +12,7 @@ mod reader;
 mod schema;
 mod store;
 mod table;
+mod triggers;
 mod version;
 
 #[cfg(test)]
@@ -27,4 +28,5 @@ pub use reader::{Health, HealthReader, Pace, ReferenceReader};
 pub use schema::TableDef;
 pub use store::{ANYTHING, NoStore, ReferenceStore, StoreError};
 pub use table::PgTable;
+pub use triggers::{TriggerOutcome, install_triggers, remove_triggers};
 pub use version::{ReferenceTable, Version, Wanted};

@@ -88,15 +88,18 @@ impl ReferenceStore for PostgresStore {
     async fn without_trigger(&self, tables: &[String]) -> Result<Vec<String>, StoreError> {
         let action = || "looking for the triggers of the reference tables";
         let rows = sqlx::query(
+            // Inserts (4), deletes (8) and updates (16) must all be announced.
             "SELECT c.relname::text
              FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-             WHERE n.nspname = $1 AND c.relname = ANY ($2) AND NOT EXISTS (
+             WHERE n.nspname = $1 AND c.relname = ANY ($2) AND c.relkind <> 'i' AND NOT EXISTS (
                SELECT FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
-               WHERE t.tgrelid = c.oid AND t.tgenabled <> 'D' AND p.proname = 'announce_change')
+               WHERE t.tgrelid = c.oid AND t.tgenabled <> 'D' AND strpos(p.prosrc, $3) > 0
+               HAVING bit_or(t.tgtype::int) & 28 = 28)
              ORDER BY 1",
         )
         .bind(&self.pg_schema)
         .bind(tables)
+        .bind(changes::CHANNEL)
         .fetch_all(&self.pool)
         .await
         .map_err(|e| load::failed(action(), &e))?;

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use arrow::array::{Array, AsArray, Int32Array, RecordBatch, StringArray};
+use arrow::array::{Array, AsArray, Date32Array, Int32Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Float64Type, Schema, TimeUnit};
 use arrow::util::pretty::pretty_format_batches;
 use datafusion::prelude::SessionContext;
-use sqlx::postgres::PgPoolOptions;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{AssertSqlSafe, PgPool};
 use tokio::sync::OnceCell;
 
@@ -32,7 +32,8 @@ async fn server() -> &'static str {
 
 /// A fresh schema made by `ddl`.
 async fn postgres(schema: &str, ddl: &str) -> PgPool {
-    let pool = PgPool::connect(server().await).await.unwrap();
+    let options: PgConnectOptions = server().await.parse().unwrap();
+    let pool = PgPool::connect_with(options.application_name(schema)).await.unwrap();
     let sql = format!(
         "DROP SCHEMA IF EXISTS {schema} CASCADE; CREATE SCHEMA {schema}; SET search_path TO {schema}; {ddl}; RESET search_path"
     );
@@ -268,11 +269,110 @@ async fn changes_are_heard_also_after_a_lost_connection() {
     };
     notify("voters").await;
     assert_eq!(changes.recv().await.unwrap(), "voters");
-    sqlx::query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN%' AND datname = current_database()")
+    sqlx::query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN%' AND application_name = 'ref_changes'")
         .execute(&pool)
         .await
         .unwrap();
     assert_eq!(changes.recv().await.unwrap(), ANYTHING);
     notify("candidates").await;
     assert_eq!(changes.recv().await.unwrap(), "candidates");
+}
+
+#[tokio::test]
+async fn triggers_announce_the_changes_of_tables_that_have_none() {
+    let ddl =
+        "CREATE TABLE silent (i int); CREATE TABLE \"Odd one\" (i int); CREATE VIEW v AS SELECT 1 AS one;
+        CREATE FUNCTION other() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+        CREATE TABLE half (i int); CREATE TRIGGER t AFTER INSERT ON half EXECUTE FUNCTION other()";
+    let pool = postgres("ref_triggers", ddl).await;
+    let store = PostgresStore::new(pool.clone(), "ref_triggers");
+    let tables = names(&["silent", "Odd one", "half"]);
+    let without = async || store.without_trigger(&tables).await.unwrap();
+    assert_eq!(without().await, ["Odd one", "half", "silent"]);
+    let some = names(&["silent", "Odd one"]);
+    let install = async |tables: &[String]| install_triggers(&pool, "ref_triggers", tables).await;
+    let outcomes = |outcome| some.iter().map(|table| (table.clone(), outcome)).collect::<Vec<_>>();
+    assert_eq!(install(&some).await.unwrap(), outcomes(TriggerOutcome::Installed));
+    assert_eq!(install(&some).await.unwrap(), outcomes(TriggerOutcome::Kept));
+    assert_eq!(without().await, ["half"], "a trigger that tells of something else tells nothing of changes");
+
+    let mut changes = store.changes().await.unwrap();
+    let change = async |sql: &'static str| sqlx::raw_sql(sql).execute(&pool).await.unwrap();
+    change("TRUNCATE ref_triggers.\"Odd one\"").await;
+    change("INSERT INTO ref_triggers.silent VALUES (1)").await;
+    assert_eq!(next_of(&mut changes, &some).await, "Odd one");
+    assert_eq!(next_of(&mut changes, &some).await, "silent");
+
+    let removed = remove_triggers(&pool, "ref_triggers", &some).await.unwrap();
+    assert_eq!(removed, outcomes(TriggerOutcome::Removed));
+    let removed = remove_triggers(&pool, "ref_triggers", &some).await.unwrap();
+    assert_eq!(removed, outcomes(TriggerOutcome::Absent));
+    for (table, reason) in [("v", "it is a view"), ("nobody", "there is no such table")] {
+        let error = install(&names(&["half", table])).await.unwrap_err().to_string();
+        assert!(error.contains(reason), "{error}");
+    }
+    assert!(without().await.contains(&"half".into()), "nothing is done if one of the names is wrong");
+}
+
+/// The next name that is one of `tables`: other tests announce theirs on the same channel.
+async fn next_of(changes: &mut tokio::sync::mpsc::Receiver<String>, tables: &[String]) -> String {
+    loop {
+        let name = changes.recv().await.unwrap();
+        if tables.contains(&name) {
+            return name;
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_postgres_refuses_is_told_from_what_will_pass() {
+    let ddl = "CREATE TABLE t (k date, n int, c char(4)); INSERT INTO t VALUES ('2024-05-01', 1, 'ab');
+               CREATE TABLE gone (k int)";
+    let pool = postgres("ref_refused", ddl).await;
+    let store = PostgresStore::new(pool.clone(), "ref_refused");
+    let (def, gone) = (table(&pool, "ref_refused", "t").await, table(&pool, "ref_refused", "gone").await);
+    // A date that Postgres can't read, as one of the year 10000, costs its own row only, whatever stands beside it.
+    let day = |days: i32| Some(days);
+    let days = Date32Array::from(vec![day(19_844), day(2_932_897), day(i32::MAX), None]);
+    let found = store.lookup(&def, &names(&["n"]), &names(&["k"]), &values("k", days)).await.unwrap();
+    assert_eq!(texts(&found, "n"), ["1"]);
+
+    sqlx::raw_sql("DROP TABLE ref_refused.gone").execute(&pool).await.unwrap();
+    let one = values("k", Int32Array::from(vec![1]));
+    let refused = store.lookup(&gone, &names(&["k"]), &names(&["k"]), &one).await.unwrap_err();
+    assert!(
+        matches!(&refused, StoreError::Refused { sqlstate: Some(code), .. } if code == "42P01"),
+        "{refused}"
+    );
+    assert!(matches!(store.load(&gone, &names(&["k"])).await, Err(StoreError::Refused { .. })));
+
+    let nobody = pool.connect_options().as_ref().clone().port(1);
+    let nobody =
+        PgPoolOptions::new().acquire_timeout(std::time::Duration::from_millis(200)).connect_lazy_with(nobody);
+    let away = PostgresStore::new(nobody, "ref_refused");
+    assert!(away.tables().await.unwrap_err().is_away());
+    assert!(away.load(&def, &names(&["n"])).await.unwrap_err().is_away());
+    let days = values("k", Date32Array::from(vec![day(19_844)]));
+    assert!(away.lookup(&def, &names(&["n"]), &names(&["k"]), &days).await.unwrap_err().is_away());
+    assert!(away.changes().await.unwrap_err().is_away());
+}
+
+#[tokio::test]
+async fn a_char_key_with_blanks_does_not_double_the_row_it_finds() {
+    let ddl = "CREATE TABLE t (c char(4), n int); INSERT INTO t VALUES ('ab', 1)";
+    let pool = postgres("ref_char", ddl).await;
+    let store = PostgresStore::new(pool.clone(), "ref_char");
+    let wanted = Wanted {
+        def: Arc::new(table(&pool, "ref_char", "t").await),
+        columns: names(&["c", "n"]),
+        keys: vec![names(&["c"])],
+    };
+    let pace = Pace::with_refresh(std::time::Duration::from_secs(300));
+    let (_reader, mut references) =
+        ReferenceReader::start(Arc::new(store.clone()), vec![wanted], pace).await.unwrap();
+    let blanks = values("c", StringArray::from(vec!["ab  "]));
+    let found = references.look_up(&store, "t", &names(&["c"]), &blanks).await.unwrap();
+    assert_eq!(rows(&found), 1, "Postgres calls them equal");
+    assert!(!references.add("t", &names(&["c"]), &found).unwrap());
+    assert_eq!(references.get("t").unwrap().rows(), 1);
 }
