@@ -15,10 +15,11 @@ use datafusion::logical_expr::utils::split_conjunction;
 use datafusion::logical_expr::{Aggregate, Distinct, Expr, ExprSchemable, Join, JoinType, LogicalPlan};
 use datafusion::physical_plan::PhysicalExpr;
 
+use super::Engine;
 use super::slot::Kind;
 use super::split::{reads_stream, slot_kind};
 use crate::batches::{by_halves, project};
-use crate::catalog::{RuleKind, SourceDef};
+use crate::catalog::{Catalog, RuleKind, SourceDef};
 use crate::decode::ForeignKeys;
 use crate::error::Result;
 
@@ -48,6 +49,105 @@ struct Match<E> {
     table: String,
     key: Vec<String>,
     values: Vec<E>,
+}
+
+/// A lookup join of a view, whose rows may find no match.
+pub(super) struct ViewLookup {
+    view: String,
+    join: LookupJoin,
+}
+
+/// Rows that found no match in a view's lookup join.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unmatched {
+    /// The view.
+    pub view: String,
+    /// The table and its columns.
+    pub join: String,
+    /// How many.
+    pub rows: u64,
+}
+
+impl Engine {
+    /// Notes the lookup joins of what a view runs on each micro-batch. Those that the source's rules ensure cost
+    /// nothing.
+    pub(super) fn note_lookups<'a>(
+        &mut self,
+        catalog: &Catalog,
+        view: &str,
+        plans: impl IntoIterator<Item = &'a LogicalPlan>,
+    ) -> Result<()> {
+        let session = self.session.state();
+        for plan in plans {
+            for join in lookup_joins(plan, &session)? {
+                if catalog.sources.get(&join.source).is_none_or(|source| join.is_ensured(source)) {
+                    continue;
+                }
+                self.needed.entry(join.table.clone()).or_default().extend(join.key.iter().cloned());
+                self.read.entry(join.source.clone()).or_default().extend(join.columns().cloned());
+                self.lookups.push(ViewLookup { view: view.into(), join });
+            }
+        }
+        Ok(())
+    }
+
+    /// The lookup joins of a view, for people.
+    pub(super) fn describe_lookups(&self, view: &str) -> String {
+        let of_view = self.lookups.iter().filter(|lookup| lookup.view == view);
+        let line = |lookup: &ViewLookup| {
+            format!(
+                "lookup join with {}: what has no match when it is counted never has\n",
+                lookup.join.name()
+            )
+        };
+        of_view.map(line).collect::<BTreeSet<_>>().into_iter().collect()
+    }
+
+    /// The tables and columns that lookup joins look for: an index of each is needed.
+    pub fn lookup_keys(&self) -> Vec<(String, Vec<String>)> {
+        self.lookups.iter().map(|lookup| (lookup.join.table.clone(), lookup.join.key.clone())).collect()
+    }
+
+    /// The keys that a micro-batch of `source` looks for and that `tables` do not have: table, key columns, values.
+    pub fn missing_lookups(
+        &self,
+        source: &str,
+        rows: &RecordBatch,
+        tables: &dyn ForeignKeys,
+    ) -> Result<Vec<(String, Vec<String>, RecordBatch)>> {
+        let mut all: Vec<(String, Vec<String>, RecordBatch)> = Vec::new();
+        for ViewLookup { join, .. } in self.lookups.iter().filter(|lookup| lookup.join.source == source) {
+            let missing = join.missing(&join.keys(rows, None)?, tables)?;
+            if missing.num_rows() == 0 {
+                continue;
+            }
+            let same = all.iter_mut().find(|(table, key, values)| {
+                *table == join.table && *key == join.key && values.schema() == missing.schema()
+            });
+            match same {
+                Some((_, _, values)) => *values = concat_batches(&missing.schema(), [&*values, &missing])?,
+                None => all.push((join.table.clone(), join.key.clone(), missing)),
+            }
+        }
+        Ok(all)
+    }
+
+    /// How many rows of a micro-batch of `source` have no match, by view and join.
+    pub fn unmatched(
+        &self,
+        source: &str,
+        rows: &RecordBatch,
+        tables: &dyn ForeignKeys,
+    ) -> Result<Vec<Unmatched>> {
+        let mut all = Vec::new();
+        for ViewLookup { view, join } in self.lookups.iter().filter(|lookup| lookup.join.source == source) {
+            let rows = join.missing(&join.keys(rows, Some(tables))?, tables)?.num_rows() as u64;
+            if rows > 0 {
+                all.push(Unmatched { view: view.clone(), join: join.name(), rows });
+            }
+        }
+        Ok(all)
+    }
 }
 
 /// The lookup joins of a plan over rows of streams and reference tables. A join whose condition compares no
@@ -100,8 +200,8 @@ impl LookupJoin {
     }
 
     /// The values that the rows which come to the join look for. A row for which an expression fails is left out:
-    /// it fails in the view too. `tables` tells which rows have passed the joins before this one.
-    pub fn keys(&self, rows: &RecordBatch, tables: &dyn ForeignKeys) -> Result<RecordBatch> {
+    /// it fails in the view too. `tables` tells which rows have passed the joins before this one; none: all have.
+    pub fn keys(&self, rows: &RecordBatch, tables: Option<&dyn ForeignKeys>) -> Result<RecordBatch> {
         let rows = project(rows, &self.reads)?;
         let (mut parts, mut unanswered) = (Vec::new(), None);
         by_halves(
@@ -132,7 +232,7 @@ impl LookupJoin {
     fn keys_of(
         &self,
         rows: &RecordBatch,
-        tables: &dyn ForeignKeys,
+        tables: Option<&dyn ForeignKeys>,
     ) -> datafusion::error::Result<Result<RecordBatch>> {
         let mut rows = rows.clone();
         for filter in &self.filters {
@@ -140,6 +240,7 @@ impl LookupJoin {
             rows = filter_record_batch(&rows, holds.as_boolean())?;
         }
         for Match { table, key, values } in &self.matched {
+            let Some(tables) = tables else { break };
             let passed = match tables.contains(table, key, &evaluate(values, &rows)?) {
                 Ok(passed) => passed,
                 Err(error) => return Ok(Err(error)),

@@ -16,7 +16,7 @@ mod finish;
 mod function;
 mod grain;
 mod held;
-pub mod lookup;
+mod lookup;
 mod node;
 mod operands;
 #[cfg(test)]
@@ -48,6 +48,8 @@ use std::sync::Arc;
 use arrow::array::{Int64Array, RecordBatch, UInt32Array};
 use datafusion::prelude::SessionContext;
 
+pub use self::lookup::Unmatched;
+use self::lookup::ViewLookup;
 pub use self::plan::reads_other_tables;
 use self::schedule::{Stateful, add_to_all};
 use self::slot::{Inputs, Runner, SlotTable};
@@ -73,6 +75,8 @@ pub struct Engine {
     read: BTreeMap<String, BTreeSet<String>>,
     nodes: Vec<Stateful>,
     views: Vec<View>,
+    /// Joins of the views with reference tables, made as rows are counted.
+    lookups: Vec<ViewLookup>,
 }
 
 /// What changed in one view.

@@ -99,7 +99,7 @@ fn texts(keys: &RecordBatch) -> Vec<String> {
 }
 
 fn keys(join: &LookupJoin) -> Vec<String> {
-    texts(&join.keys(&orders(), &Tables::default()).unwrap())
+    texts(&join.keys(&orders(), Some(&Tables::default())).unwrap())
 }
 
 #[tokio::test]
@@ -111,7 +111,7 @@ async fn a_join_tells_its_table_key_and_values() {
     assert_eq!(keys(&join), ["ann", "bob", "zoe", ""]);
     let tables =
         Tables::default().with("customers", vec![("customer_id", Arc::new(StringArray::from(vec!["ann"])))]);
-    let looked_for = join.keys(&orders(), &tables).unwrap();
+    let looked_for = join.keys(&orders(), Some(&tables)).unwrap();
     let missing = join.missing(&looked_for, &tables).unwrap();
     assert_eq!(texts(&missing), ["bob", "zoe", ""], "what is NULL matches nothing either");
     assert!(join.missing(&looked_for, &Tables::default()).is_err(), "a key that is not indexed is told");
@@ -175,7 +175,7 @@ async fn values_are_expressions_over_the_row() {
     );
     let tables = Tables::default()
         .with("places", vec![("place_id", Arc::new(arrow::array::Int32Array::from(vec![2, 4])))]);
-    let looked_for = join.keys(&orders(), &tables).unwrap();
+    let looked_for = join.keys(&orders(), Some(&tables)).unwrap();
     assert_eq!(texts(&join.missing(&looked_for, &tables).unwrap()), ["1", "3"]);
 }
 
@@ -197,11 +197,12 @@ async fn what_an_inner_join_drops_does_not_come_to_the_next() {
     let tables = Tables::default()
         .with("customers", vec![("customer_id", Arc::new(StringArray::from(vec!["ann", "zoe"])))])
         .with("places", vec![("place_id", Arc::new(arrow::array::Int32Array::from(vec![1, 3])))]);
-    assert_eq!(second.keys(&orders(), &tables).unwrap().num_rows(), 2);
+    assert_eq!(second.keys(&orders(), Some(&tables)).unwrap().num_rows(), 2);
     assert!(
-        second.keys(&orders(), &Tables::default()).is_err(),
+        second.keys(&orders(), Some(&Tables::default())).is_err(),
         "a table that does not answer is no row's fault"
     );
+    assert_eq!(second.keys(&orders(), None).unwrap().num_rows(), 4, "the keys to look up are known before");
     // A key that comes from the first table is none that the stream's row tells.
     let sql = "SELECT o.amount FROM orders o JOIN customers c ON c.customer_id = o.customer
                JOIN places p ON p.place_id = c.home";
@@ -252,4 +253,51 @@ async fn a_foreign_key_that_cannot_be_null_ensures_the_match() {
     let join =
         only_join("SELECT 1 FROM orders o JOIN customers c ON c.customer_id = upper(o.customer)").await;
     assert!(join.columns.is_none(), "an expression is no column that a rule speaks of");
+}
+
+const SHOP: &str = "
+CREATE UNBOUNDED EXTERNAL TABLE orders (customer VARCHAR NOT NULL, place BIGINT NOT NULL, amount BIGINT,
+  FOREIGN KEY (place) REFERENCES places (place_id)) STORED AS KAFKA LOCATION 'orders';
+CREATE MATERIALIZED VIEW by_kind AS
+  SELECT c.kind, COUNT(*) AS n FROM orders o JOIN customers c ON c.customer_id = o.customer GROUP BY c.kind;
+CREATE MATERIALIZED VIEW large AS SELECT o.amount, c.kind FROM orders o
+  LEFT JOIN customers c ON c.customer_id = o.customer WHERE o.amount > 5;
+CREATE MATERIALIZED VIEW by_county AS
+  SELECT p.county, COUNT(*) AS n FROM orders o JOIN places p ON p.place_id = o.place GROUP BY p.county;";
+
+#[tokio::test]
+async fn an_engine_tells_what_its_views_look_up_and_what_finds_no_match() {
+    let files = [QueryFile { path: "shop.sql".into(), text: SHOP.into() }];
+    let catalog = Catalog::parse(&files, &session::continuous().state()).await.unwrap();
+    let schema = |columns: &[(&str, DataType)]| -> SchemaRef {
+        Arc::new(Schema::new(
+            columns.iter().map(|(n, t)| Field::new(*n, t.clone(), true)).collect::<Vec<_>>(),
+        ))
+    };
+    let tables = [
+        ("customers".to_string(), schema(&[("customer_id", DataType::Utf8), ("kind", DataType::Utf8)])),
+        ("places".to_string(), schema(&[("place_id", DataType::Int32), ("county", DataType::Utf8)])),
+    ];
+    let engine = Engine::plan(&catalog, &tables).await.unwrap();
+    let customers = ("customers".to_string(), vec!["customer_id".to_string()]);
+    assert_eq!(engine.lookup_keys(), [customers.clone(), customers], "a place is ensured by the rules");
+    let rows = orders().slice(0, 3);
+    let held =
+        Tables::default().with("customers", vec![("customer_id", Arc::new(StringArray::from(vec!["ann"])))]);
+    let missing = engine.missing_lookups("orders", &rows, &held).unwrap();
+    assert_eq!(missing.len(), 1, "one question for both views");
+    assert_eq!(
+        (missing[0].0.as_str(), texts(&missing[0].2)),
+        ("customers", vec!["bob".into(), "zoe".into()])
+    );
+    let unmatched =
+        |view: &str, rows| Unmatched { view: view.into(), join: "customers (customer_id)".into(), rows };
+    assert_eq!(engine.unmatched("orders", &rows, &held).unwrap(), [unmatched("by_kind", 2)]);
+    let nobody =
+        Tables::default().with("customers", vec![("customer_id", Arc::new(StringArray::from(vec!["x"])))]);
+    let found = engine.unmatched("orders", &rows, &nobody).unwrap();
+    assert_eq!(found, [unmatched("by_kind", 3), unmatched("large", 1)]);
+    assert_eq!(engine.unmatched("clicks", &rows, &nobody).unwrap(), []);
+    let plan = &engine.views().find(|view| view.name == "large").unwrap().plan;
+    assert!(plan.contains("lookup join with customers (customer_id)"), "{plan}");
 }

@@ -56,6 +56,7 @@ impl Engine {
             read: BTreeMap::new(),
             nodes: Vec::new(),
             views: Vec::new(),
+            lookups: Vec::new(),
         };
         engine.register_tables(catalog, tables)?;
         engine.check_foreign_keys(catalog)?;
@@ -204,6 +205,12 @@ impl Engine {
             self.needed.entry(table.clone()).or_default().extend(columns);
             tables.insert(table);
         }
+        let each_batch = nodes.iter().map(|(plan, _)| plan);
+        self.note_lookups(
+            catalog,
+            &def.name,
+            each_batch.chain((reach == Reach::Append).then_some(&split.finishing)),
+        )?;
         let mode = self.mode(def, reach, &key)?;
         let mut plan_text = format!("{}\n", indent(&split.finishing.display_indent().to_string()));
         let work = if reach == Reach::Append {
@@ -244,6 +251,7 @@ impl Engine {
                 None => Work::Finish(Finish::new(finishing, reach, folded, positions, rows, is_ordered)),
             }
         };
+        let plan_text = self.describe_lookups(&def.name) + &plan_text;
         let info = ViewInfo {
             name: def.name.clone(),
             schema,
