@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use tokio::task::block_in_place;
 
 use crate::decode::{Decoded, Reject};
-use crate::engine::{Applied, Engine, ViewChange};
+use crate::engine::{Applied, Engine, Unmatched, ViewChange};
 use crate::error::Result;
 use crate::ingest::{Ingest, Missing};
 use crate::reference::References;
@@ -57,6 +57,8 @@ pub struct Counted {
     pub rows: usize,
     /// Those that do not, those that came too late for a view, and those that a view could not take.
     pub rejects: Vec<Reject>,
+    /// Counted rows that found no match in a lookup join.
+    pub unmatched: Vec<Unmatched>,
 }
 
 /// The state that epochs change: views, primary keys, and the reference tables in use.
@@ -110,7 +112,12 @@ impl Executor {
 
     /// The keys of a micro-batch that the reference tables in use do not have.
     pub fn missing(&self, batch: &Batch) -> Result<Vec<Missing>> {
-        self.ingests[batch.source].missing(&batch.decoded, &self.references)
+        let ingest = &self.ingests[batch.source];
+        let mut missing = ingest.missing(&batch.decoded, &self.references)?;
+        let by_joins =
+            self.engine.missing_lookups(&ingest.def.name, &batch.decoded.rows, &self.references)?;
+        missing.extend(by_joins.into_iter().map(|(table, key, values)| Missing { table, key, values }));
+        Ok(missing)
     }
 
     /// Executes an epoch. The same inputs in the same order give the same outputs.
@@ -150,6 +157,7 @@ impl Executor {
         self.engine.set_idle(&name, idle);
         let origins: Vec<_> = messages.iter().map(|message| raw.origin(*message)).collect();
         let counted = rows.num_rows();
+        let unmatched = self.engine.unmatched(&name, &rows, &self.references)?;
         let Applied { changes, late, errors } = self.engine.apply(&name, rows, Some(&origins)).await?;
         output.changes.extend(changes);
         rejects.extend(late.iter().map(|(row, view)| Reject::late(messages[*row as usize], view)));
@@ -157,7 +165,7 @@ impl Executor {
             Some(Reject::of_view(messages[error.row? as usize], &error.view, &error.reason))
         }));
         rejects.sort_by_key(|reject| reject.message);
-        output.counted = Some(Counted { source, raw, rows: counted, rejects });
+        output.counted = Some(Counted { source, raw, rows: counted, rejects, unmatched });
         Ok(())
     }
 }

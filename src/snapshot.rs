@@ -155,6 +155,9 @@ pub struct SourceStatus {
     pub late_by_view: BTreeMap<String, u64>,
     /// Counted messages that an expression of a view could not take, by view: the others counted them.
     pub errors_by_view: BTreeMap<String, u64>,
+    /// Counted messages that found no row of a reference table in a view's join, by view and by table and columns.
+    /// Where the join is an inner one, the view is without them.
+    pub unmatched_by_view: BTreeMap<String, BTreeMap<String, u64>>,
     /// Primary keys that came in more than one partition: which message of such a key came first is known by
     /// the broker's timestamp only where both were in one micro-batch.
     pub keys_in_two_partitions: u64,

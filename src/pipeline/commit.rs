@@ -28,6 +28,7 @@ impl Pipeline {
         let progress = &mut self.publisher.progress[counted.source];
         progress.counted(counted.rows, counted.raw.len() as u64);
         progress.keys_in_two_partitions(keys);
+        progress.unmatched(&counted.unmatched);
         for reject in &counted.rejects {
             progress.rejected(reject);
         }

@@ -127,7 +127,8 @@ impl Pipeline {
     pub async fn run(mut self, shutdown: Shutdown) -> Result<()> {
         let (sender, polled) = mpsc::channel(BATCHES_AHEAD);
         let sources = std::mem::take(&mut self.sources);
-        let pollers = Pollers::start(sources, &self.limits, sender, shutdown.child_token())?;
+        // A token of their own: that they end before the signal is heard would be an error.
+        let pollers = Pollers::start(sources, &self.limits, sender, Shutdown::new())?;
         let result = tokio::select! {
             () = shutdown.cancelled() => Ok(()),
             result = self.work(polled) => result,

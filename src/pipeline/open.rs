@@ -39,7 +39,11 @@ impl Pipeline {
         let (store, defs, mut restricted) = tables(&config, &catalog).await?;
         let schemas: Vec<_> = defs.iter().map(|def| (def.name.clone(), def.schema.clone())).collect();
         let engine = Engine::plan(&catalog, &schemas).await?;
-        let wanted = Wanted::of(engine.reference_columns(), &defs, &catalog.foreign_keys());
+        let wanted = Wanted::of(
+            engine.reference_columns(),
+            &defs,
+            &[catalog.foreign_keys(), engine.lookup_keys()].concat(),
+        );
         warn_of_silent_tables(&*store, &wanted).await;
         let pace = Pace::with_refresh(Duration::from_secs(config.reference_refresh_s));
         let (reference_reader, references) = ReferenceReader::start(Arc::clone(&store), wanted, pace).await?;

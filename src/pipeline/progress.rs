@@ -7,6 +7,7 @@ use chrono::{DateTime, SecondsFormat};
 
 use crate::catalog::SourceDef;
 use crate::decode::Reject;
+use crate::engine::Unmatched;
 use crate::outage::Outage;
 use crate::snapshot::{BatchStatus, PartitionStatus, SourceStatus};
 use crate::source::SourceState;
@@ -95,6 +96,14 @@ impl Progress {
     /// Notes how many primary keys came in more than one partition.
     pub fn keys_in_two_partitions(&mut self, keys: u64) {
         self.status.keys_in_two_partitions = keys;
+    }
+
+    /// Counts rows that found no match in a lookup join.
+    pub fn unmatched(&mut self, unmatched: &[Unmatched]) {
+        for Unmatched { view, join, rows } in unmatched {
+            let of_view = self.status.unmatched_by_view.entry(view.clone()).or_default();
+            *of_view.entry(join.clone()).or_default() += rows;
+        }
     }
 
     /// Counts a micro-batch of `received` messages of which `counted` kept every rule.

@@ -1,6 +1,8 @@
 //! The loop over stages in memory, which fail as they are told: outages, restarts and dead letters in
 //! milliseconds.
 
+mod lookups;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -75,14 +77,22 @@ impl World {
 
     /// Starts an engine that knows nothing yet.
     async fn start(&self, state_bytes_max: usize) -> Running {
-        let files = [QueryFile { path: PathBuf::from("queries/test.sql"), text: QUERIES.into() }];
+        self.start_with(QUERIES, state_bytes_max).await
+    }
+
+    async fn start_with(&self, queries: &str, state_bytes_max: usize) -> Running {
+        let files = [QueryFile { path: PathBuf::from("queries/test.sql"), text: queries.into() }];
         let planning = session::continuous().state();
         let catalog = Catalog::parse(&files, &planning).await.unwrap();
         let store: Arc<dyn ReferenceStore> = Arc::new(self.store.clone());
         let defs = store.tables().await.unwrap();
         let schemas: Vec<_> = defs.iter().map(|def| (def.name.clone(), def.schema.clone())).collect();
         let engine = Engine::plan(&catalog, &schemas).await.unwrap();
-        let wanted = Wanted::of(engine.reference_columns(), &defs, &catalog.foreign_keys());
+        let wanted = Wanted::of(
+            engine.reference_columns(),
+            &defs,
+            &[catalog.foreign_keys(), engine.lookup_keys()].concat(),
+        );
         let (reference_reader, references) =
             ReferenceReader::start(Arc::clone(&store), wanted, pace()).await.unwrap();
         let def = Arc::new(catalog.sources["votes"].clone());

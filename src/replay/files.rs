@@ -54,7 +54,11 @@ pub fn references(tables: Vec<FileTable>, catalog: &Catalog, engine: &Engine) ->
     };
     let defs: Vec<_> = tables.iter().map(def).collect();
     let mut references = References::default();
-    for wanted in Wanted::of(engine.reference_columns(), &defs, &catalog.foreign_keys()) {
+    for wanted in Wanted::of(
+        engine.reference_columns(),
+        &defs,
+        &[catalog.foreign_keys(), engine.lookup_keys()].concat(),
+    ) {
         let table = tables.iter().find(|table| table.name == wanted.def.name);
         let batches = table.map(|table| table.batches.clone()).unwrap_or_default();
         references.set(Arc::new(ReferenceTable::new(Arc::new(wanted), batches, 1, Instant::now())?));
