@@ -12,7 +12,7 @@ use crate::cli::{Cli, Command, None as NoSettings, Population};
 use crate::clients;
 use crate::config::{Config, Flags};
 use crate::demo;
-use crate::election::{self, SeedOptions, VoteOptions};
+use crate::election::{self, SeedOptions, VOTERS_TOPIC, VoteOptions};
 use crate::engine::windows::{self, Sessions};
 use crate::error::{Error, Result};
 use crate::pipeline::Pipeline;
@@ -76,12 +76,15 @@ pub async fn run(cli: Cli, bars: &MultiProgress) -> Result<()> {
 }
 
 async fn create_topics(config: &Config) -> Result<()> {
-    let needed = topics::needed(config).await?;
+    let needed = topics::needed(config, &[VOTERS_TOPIC]).await?;
     for (name, outcome) in topics::create(config, &needed).await? {
         match outcome {
             Outcome::Created => println!("created  {name}"),
             Outcome::Kept => println!("kept     {name}"),
         }
+    }
+    for warning in topics::check(config, &needed).await?.warnings {
+        eprintln!("warning: {warning}");
     }
     Ok(())
 }

@@ -4,10 +4,14 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use figment::Figment;
-use figment::providers::{Env, Format, Serialized, Toml};
-use figment::value::{Dict, Value};
+use figment::providers::{Format, Serialized, Toml};
+use figment::value::{Dict, Map, Value};
+use figment::{Figment, Metadata, Profile, Provider};
+use rdkafka::ClientConfig;
+use rdkafka::error::KafkaError;
+use rdkafka::types::RDKafkaConfRes;
 use serde::{Deserialize, Deserializer, Serialize};
+use url::Url;
 
 use crate::error::{Error, Result};
 
@@ -89,6 +93,18 @@ impl Config {
     /// The effective settings. `file` is `--config`'s (it must then exist); `flags` and `command` have only
     /// the settings that were given on the command line, by name.
     pub fn load(file: Option<&Path>, flags: &Flags, command: &impl Serialize) -> Result<Config> {
+        let variables = std::env::vars_os();
+        let texts =
+            variables.filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        Config::load_with(Environment(texts.collect()), file, flags, command)
+    }
+
+    fn load_with(
+        env: Environment,
+        file: Option<&Path>,
+        flags: &Flags,
+        command: &impl Serialize,
+    ) -> Result<Config> {
         let toml = match file {
             Some(path) if !path.is_file() => {
                 return Err(Error::Config(format!(
@@ -99,14 +115,6 @@ impl Config {
             Some(path) => Toml::file_exact(path),
             None => Toml::file(CONFIG_FILE),
         };
-        // Variables of ours that are no settings: of the tests, and where Postgres is installed.
-        let is_setting = |key: &figment::value::UncasedStr| !key.starts_with("test_") && key != "pg_bin";
-        let env = Env::prefixed(ENV_PREFIX).filter(is_setting).map(|key| {
-            match key.as_str().to_lowercase().strip_prefix("kafka_") {
-                Some(property) => format!("kafka.{}", property.replace('_', ".")).into(),
-                None => key.as_str().to_lowercase().into(),
-            }
-        });
         let layers = [Figment::from(toml), Figment::from(env)];
         let mut config: Config = Figment::from(Serialized::defaults(Config::default()))
             .merge(&layers[0])
@@ -147,17 +155,32 @@ impl Config {
         shown.token = shown.token.map(|_| HIDDEN.into());
         shown.postgres_url = redacted_url(&shown.postgres_url);
         for (name, value) in &mut shown.kafka {
-            if ["password", "secret", "key.pem", "oauthbearer.config", "sasl.jaas"]
-                .iter()
-                .any(|s| name.contains(s))
-            {
+            if is_secret(name) {
                 *value = HIDDEN.into();
             }
         }
         toml::to_string(&shown).unwrap_or_else(|e| format!("# these settings can't be shown as TOML: {e}\n"))
     }
 
+    /// librdkafka's own words for a wrong property hold its value, which may be a secret.
+    fn validate_kafka(&self) -> Result<()> {
+        for (name, value) in &self.kafka {
+            let Err(error) = ClientConfig::new().set(name, value).create_native_config() else { continue };
+            let reason = match error {
+                KafkaError::ClientConfig(RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN, ..) => {
+                    "librdkafka knows no such property; its CONFIGURATION.md lists them".to_string()
+                }
+                _ if is_secret(name) => "its value is not valid, or this build does not support it".into(),
+                KafkaError::ClientConfig(_, reason, ..) => reason,
+                _ => "it can't be set".into(),
+            };
+            return Err(Error::Config(format!("kafka.{name}: {reason}")));
+        }
+        Ok(())
+    }
+
     fn validate(&self) -> Result<()> {
+        self.validate_kafka()?;
         let least = |name: &str, value: u64, least: u64| {
             if value >= least {
                 return Ok(());
@@ -173,6 +196,21 @@ impl Config {
         least("sql_rows_max", self.sql_rows_max as u64, 1)?;
         least("sql_bytes_max", self.sql_bytes_max as u64, 1 << 20)?;
         least("sql_concurrency_max", self.sql_concurrency_max as u64, 1)?;
+        let most = |name: &str, value: u64, most: u64| {
+            if value <= most {
+                return Ok(());
+            }
+            Err(Error::Config(format!("{name} is {value}; it must be at most {most}")))
+        };
+        // What these bound are waits, threads and memory: more is a slip of the hand.
+        most("partitions", self.partitions as u64, 10_000)?;
+        most("replication", self.replication as u64, 100)?;
+        most("batch_rows", self.batch_rows as u64, 10_000_000)?;
+        most("trigger_ms", self.trigger_ms, 60_000)?;
+        most("reference_refresh_s", self.reference_refresh_s, 365 * 24 * 3600)?;
+        most("sql_timeout_s", self.sql_timeout_s, 24 * 3600)?;
+        most("sql_rows_max", self.sql_rows_max as u64, 100_000_000)?;
+        most("sql_concurrency_max", self.sql_concurrency_max as u64, 256)?;
         if self.listen.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok()).is_none() {
             return Err(Error::Config(format!(
                 "listen is {:?}; write HOST:PORT, for example 127.0.0.1:8080",
@@ -212,16 +250,99 @@ pub struct Flags {
     pub queries: Option<PathBuf>,
 }
 
-/// A Postgres URL with its password hidden; text that is no URL is hidden whole.
+/// A Postgres URL with its secrets hidden, in the user's part and in the query; text that is no URL is hidden
+/// whole.
 pub fn redacted_url(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else { return HIDDEN.into() };
-    // The host begins after the last `@`: a password may hold one.
-    match rest.rsplit_once('@') {
-        Some((credentials, host)) => {
-            let user = credentials.split(':').next().unwrap_or_default();
-            format!("{scheme}://{user}:{HIDDEN}@{host}")
+    // A URL without a host (`postgres:///db?host=…`) is one; only what has no scheme and slashes is not.
+    let Ok(mut shown) = Url::parse(url) else { return HIDDEN.into() };
+    if !shown.has_authority() {
+        return HIDDEN.into();
+    }
+    if shown.password().is_some() && shown.set_password(Some(HIDDEN)).is_err() {
+        return HIDDEN.into();
+    }
+    if shown.query().is_some() {
+        let pairs: Vec<(String, String)> = shown.query_pairs().into_owned().collect();
+        let mut query = shown.query_pairs_mut();
+        query.clear();
+        for (name, value) in &pairs {
+            query.append_pair(name, if is_secret(name) { HIDDEN } else { value });
         }
-        None => url.into(),
+        drop(query);
+    }
+    shown.set_fragment(None);
+    shown.into()
+}
+
+/// Whether a setting of this name may hold a secret.
+pub fn is_secret(name: &str) -> bool {
+    // What a path or a mechanism is called is no secret, and helps where it is wrong.
+    let name = name.to_lowercase();
+    let harmless =
+        name.ends_with(".location") || name.ends_with(".mechanism") || name.ends_with(".mechanisms");
+    let secrets = [
+        "pass",
+        "pwd",
+        "key",
+        "token",
+        "secret",
+        "credential",
+        "assertion",
+        "oauthbearer.config",
+        "jaas",
+        "pem",
+    ];
+    !harmless && secrets.iter().any(|secret| name.contains(secret))
+}
+
+/// Environment variables, of which those of ours are settings.
+struct Environment(Vec<(String, String)>);
+
+impl Environment {
+    fn settings(&self) -> impl Iterator<Item = (String, &str)> {
+        self.0.iter().filter_map(|(name, value)| {
+            let name = name
+                .get(..ENV_PREFIX.len())
+                .filter(|p| p.eq_ignore_ascii_case(ENV_PREFIX))
+                .map(|_| name[ENV_PREFIX.len()..].to_lowercase())?;
+            // Variables of ours that are no settings: of the tests, and where Postgres is installed.
+            if name.starts_with("test_") || name.starts_with("oracle_") || name == "pg_bin" {
+                return None;
+            }
+            let key = match name.strip_prefix("kafka_") {
+                Some(property) => format!("kafka.{}", property.replace('_', ".")),
+                None => name,
+            };
+            Some((key, value.as_str()))
+        })
+    }
+}
+
+impl Provider for Environment {
+    fn metadata(&self) -> Metadata {
+        Metadata::named("environment variables (TALLY_…)")
+    }
+
+    fn data(&self) -> Result<Map<Profile, Dict>, figment::Error> {
+        let mut dict = Dict::new();
+        for (key, value) in self.settings() {
+            // What looks like a number or a boolean is one.
+            let value: Value = value.parse().unwrap_or_else(|never| match never {});
+            if let Value::Dict(_, nested) = figment::util::nest(&key, value) {
+                merge(&mut dict, nested);
+            }
+        }
+        Ok(Profile::Default.collect(dict))
+    }
+}
+
+/// Adds `kafka.a.b` beside `kafka.a.c`.
+fn merge(into: &mut Dict, from: Dict) {
+    for (key, value) in from {
+        match (into.get_mut(&key), value) {
+            (Some(Value::Dict(_, known)), Value::Dict(_, more)) => merge(known, more),
+            (_, value) => drop(into.insert(key, value)),
+        }
     }
 }
 
@@ -295,27 +416,42 @@ fn text(value: &Value) -> Option<String> {
 mod tests {
     use super::*;
 
-    /// Environment variables belong to the whole process, so everything that reads them is one test.
-    #[test]
-    fn a_later_layer_overrides_an_earlier_one_and_secrets_are_hidden() {
+    /// Settings from this file, these variables and flags: the process's own variables are left alone, since
+    /// other tests' threads read them.
+    fn load(text: &str, env: &[(&str, &str)], flags: &Flags, command: &impl Serialize) -> Result<Config> {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("tally.toml");
+        std::fs::write(&file, text).unwrap();
+        let env = env.iter().map(|(name, value)| (name.to_string(), value.to_string()));
+        Config::load_with(Environment(env.collect()), Some(&file), flags, command)
+    }
+
+    fn load_file(text: &str) -> Result<Config> {
+        #[derive(Serialize)]
+        struct Nothing {}
+        load(text, &[], &Flags::default(), &Nothing {})
+    }
+
+    #[test]
+    fn a_later_layer_overrides_an_earlier_one_and_secrets_are_hidden() {
         let text = "listen = \"0.0.0.0:1\"\npartitions = 7\npostgres_url = \"postgres://me:s3cret@db/x\"\n[kafka]\n\
                     bootstrap.servers = \"file:1\"\n\"sasl.username\" = \"file\"\nsasl.password = \"s3cret\"\n";
-        std::fs::write(&file, text).unwrap();
-        // SAFETY: no other test of this process reads or sets these variables.
-        #[allow(unsafe_code)]
-        unsafe {
-            std::env::set_var("TALLY_PARTITIONS", "9");
-            std::env::set_var("TALLY_TOKEN", "12345");
-            std::env::set_var("TALLY_KAFKA_SASL_USERNAME", "environment");
-        }
+        let env = [
+            ("TALLY_PARTITIONS", "9"),
+            ("TALLY_TOKEN", "12345"),
+            ("TALLY_KAFKA_SASL_USERNAME", "environment"),
+            ("TALLY_KAFKA_SASL_MECHANISM", "PLAIN"),
+            ("OTHER_PARTITIONS", "8"),
+            // Of the tests, and no settings.
+            ("TALLY_TEST_KAFKA", "127.0.0.1:1"),
+            ("TALLY_ORACLE_CASES", "7"),
+        ];
         #[derive(Serialize)]
         struct Command {
             listen: &'static str,
         }
         let flags = Flags { kafka_properties: vec!["security.protocol=SSL".into()], ..Flags::default() };
-        let config = Config::load(Some(&file), &flags, &Command { listen: "127.0.0.1:3" }).unwrap();
+        let config = load(text, &env, &flags, &Command { listen: "127.0.0.1:3" }).unwrap();
         assert_eq!(
             (config.listen.as_str(), config.partitions, config.batch_rows),
             ("127.0.0.1:3", 9, 50_000)
@@ -323,28 +459,61 @@ mod tests {
         assert_eq!(config.token.as_deref(), Some("12345"));
         assert_eq!(config.bootstrap_servers(), "file:1");
         assert_eq!(config.kafka["sasl.username"], "environment");
+        assert_eq!(config.kafka["sasl.mechanism"], "PLAIN");
         assert_eq!(config.kafka["security.protocol"], "SSL");
         let shown = config.to_toml();
         assert!(!shown.contains("s3cret") && !shown.contains("12345"), "{shown}");
         assert!(shown.contains("postgres://me:********@db/x"), "{shown}");
+        let error = load("", &[("TALLY_PARTITOINS", "9")], &flags, &Command { listen: "x:1" }).unwrap_err();
+        assert!(error.to_string().contains("partitoins"), "{error}");
+    }
 
-        #[derive(Serialize)]
-        struct Nothing {}
+    #[test]
+    fn a_wrong_setting_is_named() {
         for (wrong, reason) in [
             ("partitoins = 3", "partitoins"),
             ("partitions = \"many\"", "partitions"),
             ("batch_rows = 0", "at least 1"),
+            ("sql_concurrency_max = 1000000", "sql_concurrency_max is 1000000; it must be at most 256"),
+            ("trigger_ms = 9223372036854775807", "it must be at most 60000"),
             ("listen = \"8080\"", "HOST:PORT"),
             ("= 1", "TOML"),
         ] {
-            std::fs::write(&file, wrong).unwrap();
-            // SAFETY: as above.
-            #[allow(unsafe_code)]
-            unsafe {
-                std::env::remove_var("TALLY_PARTITIONS")
-            };
-            let error = Config::load(Some(&file), &Flags::default(), &Nothing {}).unwrap_err().to_string();
+            let error = load_file(wrong).unwrap_err().to_string();
             assert!(error.contains(reason), "{wrong}: {error}");
         }
+    }
+
+    #[test]
+    fn a_url_is_shown_without_its_secrets() {
+        for (url, shown) in [
+            ("postgres://me:s3cret@db/x", "postgres://me:********@db/x"),
+            ("postgres://me:s3@cret@db/x", "postgres://me:********@db/x"),
+            (
+                "postgres://db/x?user=u&password=s3cret&sslmode=require",
+                "postgres://db/x?user=u&password=********&sslmode=require",
+            ),
+            ("postgres:///x?host=%2Frun&PASSWORD=s3cret", "postgres:///x?host=%2Frun&PASSWORD=********"),
+            ("postgres://me@[::1]:5432/x", "postgres://me@[::1]:5432/x"),
+            ("host=db password=s3cret", "********"),
+            ("postgres:me:s3cret@db", "********"),
+            ("postgres://me:s3cret@db:port/x", "********"),
+        ] {
+            assert_eq!(redacted_url(url), shown, "{url}");
+        }
+    }
+
+    #[test]
+    fn no_kafka_secret_is_shown_nor_the_value_of_a_misspelt_property() {
+        let text = "[kafka]\nssl.keystore.password = \"s3cret\"\nssl.key.pem = \"s3cret\"\n\
+                    ssl.key.location = \"/etc/key\"\nsasl.mechanism = \"PLAIN\"\n";
+        let shown = load_file(text).unwrap().to_toml();
+        assert!(
+            !shown.contains("s3cret") && shown.contains("/etc/key") && shown.contains("PLAIN"),
+            "{shown}"
+        );
+        assert!(is_secret("sasl.oauthbearer.assertion.private.key.passphrase"));
+        let error = load_file("[kafka]\nsasl.pasword = \"s3cret\"\n").unwrap_err().to_string();
+        assert!(error.contains("kafka.sasl.pasword") && !error.contains("s3cret"), "{error}");
     }
 }

@@ -12,7 +12,7 @@ use crate::cli::Demo;
 use crate::clients;
 use crate::commands::{bar, operator_token, run_engine, seed_options, url};
 use crate::config::Config;
-use crate::election::{self, VoteOptions};
+use crate::election::{self, VOTERS_TOPIC, VoteOptions};
 use crate::embedded::{Broker, Postgres, partitions_for};
 use crate::error::Result;
 use crate::pipeline::Pipeline;
@@ -27,7 +27,7 @@ const COUNTED_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Runs until `shutdown`; then stops the broker and Postgres and removes their files.
 pub async fn run(mut config: Config, options: &Demo, bars: &MultiProgress, shutdown: Shutdown) -> Result<()> {
-    let topics = topics::needed(&config).await?;
+    let topics = topics::needed(&config, &[VOTERS_TOPIC]).await?;
     let (listener, address) = serve::bind(&config.listen).await?;
     let note = bars.add(ProgressBar::new_spinner());
     note.enable_steady_tick(COUNTED_INTERVAL);

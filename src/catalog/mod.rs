@@ -39,6 +39,20 @@ pub struct TableDef {
     pub schema: SchemaRef,
 }
 
+/// What a topic is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TopicUse {
+    /// Its messages are read, from the first: it must keep all of them.
+    Source,
+    /// It gets the messages that are not counted: the only place where they are told.
+    DeadLetters,
+    /// It gets a view's changed rows.
+    Changelog {
+        /// Whether they have keys, so that Kafka may forget all but the newest row of each key.
+        keyed: bool,
+    },
+}
+
 /// All that `queries/` declares.
 #[derive(Clone, Debug, Default)]
 pub struct Catalog {
@@ -70,14 +84,14 @@ impl Catalog {
         Ok(catalog)
     }
 
-    /// Topics of the declared sources, dead letters and views; each with whether it is a changelog that
-    /// may be compacted by key.
-    pub fn topics(&self) -> BTreeMap<String, bool> {
-        let sources = self.sources.values().flat_map(|s| {
-            std::iter::once((s.topic.clone(), false)).chain(s.dead_letter_topic.clone().map(|t| (t, false)))
+    /// Topics of the declared views, dead letters and sources. One that is several of these is the last.
+    pub fn topics(&self) -> BTreeMap<String, TopicUse> {
+        let views = self.views.values().filter_map(|v| {
+            v.topic.clone().map(|topic| (topic, TopicUse::Changelog { keyed: !v.key.is_empty() }))
         });
-        let views = self.views.values().filter_map(|v| v.topic.clone().map(|t| (t, !v.key.is_empty())));
-        sources.chain(views).collect()
+        let letters = self.sources.values().filter_map(|s| s.dead_letter_topic.clone());
+        let sources = self.sources.values().map(|s| (s.topic.clone(), TopicUse::Source));
+        views.chain(letters.map(|topic| (topic, TopicUse::DeadLetters))).chain(sources).collect()
     }
 
     /// The tables and columns that foreign keys refer to.

@@ -1,7 +1,7 @@
 //! Opens every stage as the settings say: Kafka, Postgres, the files of `queries/`. Whatever is wrong with one of
 //! them is found here.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,6 +25,7 @@ use crate::reference::{
 };
 use crate::sink::KafkaSink;
 use crate::source::{Bounds, KafkaSource, Source};
+use crate::topics;
 
 type Restricted = Vec<(String, Arc<dyn TableProvider>)>;
 
@@ -35,6 +36,8 @@ impl Pipeline {
         let planning = session::continuous().state();
         let catalog = Catalog::parse(&files, &planning).await?;
         clients::check_kafka(&config).await?;
+        let topics = topics::check(&config, &catalog.topics()).await?;
+        topics.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         let config = Arc::new(config);
         let (store, defs, mut restricted) = tables(&config, &catalog).await?;
         let schemas: Vec<_> = defs.iter().map(|def| (def.name.clone(), def.schema.clone())).collect();
@@ -68,7 +71,7 @@ impl Pipeline {
             store,
             reference_reader,
             executor: Executor::new(engine, ingests, references),
-            sink: Box::new(KafkaSink::open(&config, BTreeMap::new())?),
+            sink: Box::new(KafkaSink::open(&config, topics.bytes_max)?),
         };
         let limits = Limits {
             batch_rows: config.batch_rows,

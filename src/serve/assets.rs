@@ -1,13 +1,14 @@
 //! The dashboard's files: built into the binary, or from a directory while they are being edited.
 
 use std::io::ErrorKind::{NotADirectory, NotFound, PermissionDenied};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use axum::body::{Body, Bytes};
 use axum::extract::Request;
 use axum::http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, ETAG};
 use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse, Response};
+use percent_encoding::percent_decode_str;
 use rust_embed::RustEmbed;
 use tower_http::services::ServeDir;
 
@@ -41,6 +42,9 @@ fn missing(path: &str) -> Response {
 }
 
 async fn from_directory(dir: PathBuf, path: &str, request: Request) -> Response {
+    if !is_inside(&dir, path).await {
+        return missing(path);
+    }
     match ServeDir::new(dir).try_call(request).await {
         Ok(response) if response.status() == StatusCode::NOT_FOUND => missing(path),
         Ok(response) => ([(CACHE_CONTROL, "no-cache")], response.map(Body::new)).into_response(),
@@ -50,6 +54,14 @@ async fn from_directory(dir: PathBuf, path: &str, request: Request) -> Response 
             Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "this file can't be read").into_response()
         }
     }
+}
+
+/// Whether the file that a path names stands in the directory itself, where no symbolic link leads out of it.
+async fn is_inside(dir: &Path, path: &str) -> bool {
+    let Ok(path) = percent_decode_str(path).decode_utf8() else { return false };
+    let file = dir.join(path.trim_start_matches('/'));
+    let (dir, file) = (tokio::fs::canonicalize(dir).await, tokio::fs::canonicalize(file).await);
+    matches!((dir, file), (Ok(dir), Ok(file)) if file.starts_with(&dir))
 }
 
 fn embedded(path: &str, request: &Request) -> Response {

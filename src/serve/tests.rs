@@ -317,6 +317,7 @@ async fn the_dashboard_comes_from_a_directory() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("index.html"), "<title>Tally</title>").unwrap();
     std::fs::write(dir.path().join("app.js"), "export {}").unwrap();
+    std::os::unix::fs::symlink("/etc/hostname", dir.path().join("link.txt")).unwrap();
     let web_dir = dir.path().to_owned();
     let server = serve(|app| app.web_dir = Some(web_dir)).await;
     let index = server.get("/").send().await.unwrap();
@@ -327,7 +328,9 @@ async fn the_dashboard_comes_from_a_directory() {
     assert_eq!(index.text().await.unwrap(), "<title>Tally</title>");
     let script = server.get("/app.js").send().await.unwrap();
     assert_eq!(script.headers()["content-type"], "text/javascript");
-    for outside in ["/%2e%2e/%2e%2e/etc/passwd", "/..%2f..%2fetc%2fpasswd", "/missing.js", "/api/app.js"] {
+    for outside in
+        ["/%2e%2e/%2e%2e/etc/passwd", "/..%2f..%2fetc%2fpasswd", "/missing.js", "/api/app.js", "/link.txt"]
+    {
         let (status, body) = problem(server.get(outside).send().await.unwrap()).await;
         assert_eq!(status, 404, "{outside}: {body}");
     }

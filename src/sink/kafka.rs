@@ -3,7 +3,7 @@
 //! A record is kept here until Kafka has stored it or refused it. While Kafka is away the client tries for ever;
 //! a client that can't go on (a fatal error) is replaced, and what it had not stored is sent again, in order.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -44,8 +44,12 @@ pub struct KafkaSink {
     first: usize,
     /// Position in the queue of the first record that the client has not been given.
     next: usize,
-    /// Numbers of records that the client must be given again: cut dead letters.
-    again: Vec<usize>,
+    /// Numbers of records that the client has been given and not reported.
+    in_flight: BTreeSet<usize>,
+    /// Numbers of records that are sent one by one: Kafka refuses a batch whole for one of its records.
+    suspects: VecDeque<usize>,
+    /// Numbers of records that are sent again, behind suspects of their keys.
+    again: VecDeque<usize>,
     /// Most bytes of a record, by topic, where known.
     bytes_max: BTreeMap<String, usize>,
     refused: Vec<Refused>,
@@ -63,6 +67,8 @@ struct Queued {
     fate: Fate,
     /// How often it failed for a reason that may not pass.
     attempts: u8,
+    /// Whether it was sent by itself, so that what Kafka says of it is of no other.
+    alone: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -156,7 +162,9 @@ impl KafkaSink {
             queue: VecDeque::new(),
             first: 0,
             next: 0,
-            again: Vec::new(),
+            in_flight: BTreeSet::new(),
+            suspects: VecDeque::new(),
+            again: VecDeque::new(),
             bytes_max,
             refused: Vec::new(),
             refusal_logged: HashMap::new(),
@@ -171,33 +179,70 @@ impl KafkaSink {
     fn settle(&mut self) {
         let results = std::mem::take(&mut self.deliveries.lock().results);
         for (number, failed) in results {
+            self.in_flight.remove(&number);
             match failed {
                 None => {
                     if let Some(queued) = number.checked_sub(self.first).and_then(|i| self.queue.get_mut(i)) {
                         queued.fate = Fate::Stored;
+                        if queued.alone {
+                            self.send_followers_again(number);
+                        }
                     }
                     (self.stored_at, self.backoff) = (Instant::now(), BACKOFF);
                 }
                 Some(code) => self.failed(number, code),
             }
         }
+        if !self.suspects.is_empty() || !self.again.is_empty() || !self.in_flight.is_empty() {
+            // What is behind the first of these is still needed for their order.
+            let kept = [self.suspects.front(), self.again.front(), self.in_flight.first()];
+            let kept = kept.into_iter().flatten().min().copied().unwrap_or(self.first);
+            while self.first < kept && self.queue.front().is_some_and(|queued| queued.fate != Fate::Pending) {
+                self.forget_first();
+            }
+            return;
+        }
         while self.queue.front().is_some_and(|queued| queued.fate != Fate::Pending) {
-            self.queue.pop_front();
-            self.first += 1;
-            self.next = self.next.saturating_sub(1);
+            self.forget_first();
+        }
+    }
+
+    fn forget_first(&mut self) {
+        self.queue.pop_front();
+        self.first += 1;
+        self.next = self.next.saturating_sub(1);
+    }
+
+    /// A record was stored by itself, after others that were queued behind it: those of its key come once more.
+    fn send_followers_again(&mut self, number: usize) {
+        let position = number - self.first;
+        let Record { topic, key, .. } = &self.queue[position].record;
+        let (topic, key) = (Arc::clone(topic), key.clone());
+        let last = self.next;
+        for (i, queued) in self.queue.iter_mut().enumerate().take(last).skip(position + 1) {
+            let same = key.is_some() && queued.record.key == key && queued.record.topic == topic;
+            if same && queued.fate == Fate::Stored {
+                queued.fate = Fate::Pending;
+                self.again.push_back(self.first + i);
+            }
         }
     }
 
     fn failed(&mut self, number: usize, code: Code) {
         let Some(queued) = number.checked_sub(self.first).and_then(|i| self.queue.get_mut(i)) else { return };
         let topic = Arc::clone(&queued.record.topic);
+        if !queued.alone && is_of_one_record(code) {
+            queued.alone = true;
+            self.suspects.push_back(number);
+            return;
+        }
         if code == Code::MessageSizeTooLarge && queued.record.may_be_cut {
             // The topic takes less than was known.
             let most = queued.record.bytes() / 2;
             if most > OVERHEAD_BYTES {
                 queued.record = cut(queued.record.clone(), most);
                 self.bytes_max.insert(topic.to_string(), most);
-                self.again.push(number);
+                self.suspects.push_front(number);
                 return;
             }
         }
@@ -242,9 +287,14 @@ impl KafkaSink {
             Ok(producer) => {
                 (self.producer, self.deliveries, self.replace) = (producer, deliveries, None);
                 self.next = 0;
+                self.in_flight.clear();
+                self.suspects.clear();
                 self.again.clear();
-                for queued in self.queue.iter_mut().filter(|queued| queued.fate == Fate::Stored) {
-                    queued.fate = Fate::Pending;
+                for queued in &mut self.queue {
+                    queued.alone = false;
+                    if queued.fate == Fate::Stored {
+                        queued.fate = Fate::Pending;
+                    }
                 }
             }
             Err(error) => {
@@ -257,8 +307,13 @@ impl KafkaSink {
     /// Gives the client what it has room for.
     fn hand_over(&mut self) {
         while self.replace.is_none() {
-            let again = self.again.pop();
-            let position = again.map_or(self.next, |number| number - self.first);
+            let (suspect, again) = (self.suspects.front(), self.again.front());
+            // One by one, and nothing beside it, until it is known which record it was.
+            if suspect.is_some() && !self.in_flight.is_empty() {
+                return;
+            }
+            let (is_suspect, is_again) = (suspect.is_some(), suspect.is_none() && again.is_some());
+            let position = suspect.or(again).map_or(self.next, |number| number - self.first);
             let Some(queued) = self.queue.get_mut(position) else { return };
             if queued.fate == Fate::Pending {
                 if queued.record.may_be_cut {
@@ -267,21 +322,31 @@ impl KafkaSink {
                         queued.record = cut(queued.record.clone(), most);
                     }
                 }
-                match self.producer.send(producible(&queued.record, self.first + position)) {
-                    Ok(()) => {}
-                    Err((KafkaError::MessageProduction(Code::QueueFull), _)) => {
-                        self.again.extend(again);
-                        return;
-                    }
-                    Err((error, _)) => {
+                let number = self.first + position;
+                let sent = self.producer.send(producible(&queued.record, number)).map_err(|(error, _)| error);
+                match sent {
+                    Ok(()) => drop(self.in_flight.insert(number)),
+                    Err(KafkaError::MessageProduction(Code::QueueFull)) => return,
+                    Err(error) => {
+                        // The client itself refuses it, for what it is.
+                        queued.alone = true;
                         let code = code(&error);
-                        self.failed(self.first + position, code);
+                        self.advance(is_suspect, is_again);
+                        self.failed(number, code);
+                        continue;
                     }
                 }
             }
-            if again.is_none() {
-                self.next += 1;
-            }
+            self.advance(is_suspect, is_again);
+        }
+    }
+
+    /// The record that `hand_over` took is dealt with.
+    fn advance(&mut self, is_suspect: bool, is_again: bool) {
+        match (is_suspect, is_again) {
+            (true, _) => drop(self.suspects.pop_front()),
+            (_, true) => drop(self.again.pop_front()),
+            _ => self.next += 1,
         }
     }
 
@@ -302,7 +367,7 @@ impl Sink for KafkaSink {
         if self.queue.is_empty() {
             self.stored_at = Instant::now();
         }
-        self.queue.push_back(Queued { record, fate: Fate::Pending, attempts: 0 });
+        self.queue.push_back(Queued { record, fate: Fate::Pending, attempts: 0, alone: false });
     }
 
     fn poll(&mut self, wait: Duration) -> Progress {
@@ -370,6 +435,19 @@ fn remedy(code: Code) -> Option<String> {
         }
         _ => return None,
     })
+}
+
+/// Whether a refusal may be of another record of the same batch.
+fn is_of_one_record(code: Code) -> bool {
+    matches!(
+        code,
+        Code::MessageSizeTooLarge
+            | Code::InvalidMessageSize
+            | Code::InvalidRecord
+            | Code::InvalidMessage
+            | Code::InvalidTimestamp
+            | Code::PolicyViolation
+    )
 }
 
 /// Whether a failure is of the connection or the cluster, not of the record.

@@ -9,6 +9,8 @@ mod kafka;
 mod memory;
 mod producer;
 mod records;
+#[cfg(test)]
+mod tests;
 
 use std::borrow::Cow;
 use std::collections::VecDeque;

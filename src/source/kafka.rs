@@ -52,6 +52,8 @@ pub struct KafkaSource {
     outage: OutageLog,
     /// Why Kafka refuses reading, and when it is tried again.
     refused: Option<(String, Instant)>,
+    /// Whether there is no topic of that name: if there is one again, it must be known to be the same.
+    missing: bool,
     /// Why nothing more is read before a restart.
     halted: Option<String>,
     /// When Kafka last let something be known of a partition.
@@ -171,6 +173,7 @@ impl KafkaSource {
             caught_up: false,
             outage: OutageLog::new(format!("reading topic {topic}")),
             refused: None,
+            missing: false,
             halted: None,
             heard_at: Instant::now(),
             quiet: true,
@@ -218,9 +221,13 @@ impl KafkaSource {
     fn halt(&mut self, reason: String) {
         if self.halted.is_none() {
             self.halted = Some(reason);
-            if let Err(error) = self.consumer.unassign() {
-                tracing::debug!("topic {}: {error}", self.topic);
-            }
+            self.unassign();
+        }
+    }
+
+    fn unassign(&self) {
+        if let Err(error) = self.consumer.unassign() {
+            tracing::debug!("topic {}: {error}", self.topic);
         }
     }
 
@@ -236,7 +243,7 @@ impl KafkaSource {
             }
             Some(Seen::Nothing { .. }) | None => {}
         }
-        if let Some(offsets) = news.offsets.filter(|_| self.halted.is_none()) {
+        if let Some(offsets) = news.offsets.filter(|_| self.halted.is_none() && !self.missing) {
             self.compare(&offsets);
         }
         let ends = self.told.lock().ends.take();
@@ -252,7 +259,7 @@ impl KafkaSource {
         }
         if let Some((reason, at)) = self.refused.clone().filter(|_| self.halted.is_none()) {
             self.outage.on(reason.clone(), true);
-            if Instant::now() >= at {
+            if Instant::now() >= at && !self.missing {
                 self.refuse(reason);
                 self.watcher.ask_offsets();
                 self.assign_again();
@@ -265,6 +272,9 @@ impl KafkaSource {
             Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownTopicId) => {
                 let reason = "there is no such topic any more; was it deleted? Create it with `tally topics` and \
                               restart: everything is then counted anew";
+                if !std::mem::replace(&mut self.missing, true) {
+                    self.unassign();
+                }
                 return self.outage.on(reason, true);
             }
             Some(Code::TopicAuthorizationFailed) => {
@@ -279,6 +289,9 @@ impl KafkaSource {
                  counted anew"
                     .into(),
             );
+        }
+        if std::mem::replace(&mut self.missing, false) {
+            self.assign_again();
         }
         if self.refused.is_none() {
             self.outage.off();
@@ -416,7 +429,7 @@ impl Source for KafkaSource {
             let left = deadline.saturating_duration_since(Instant::now());
             match consumer.poll(left) {
                 // What is left of before is not wanted any more.
-                Some(_) if self.halted.is_some() => {}
+                Some(_) if self.halted.is_some() || self.missing => {}
                 Some(Ok(message)) => {
                     self.take(&message, &mut batch);
                     if self.quiet && batch.len() == 1 {

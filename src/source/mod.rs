@@ -7,6 +7,8 @@
 mod batch;
 mod kafka;
 mod memory;
+#[cfg(test)]
+mod tests;
 mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -3,5 +3,6 @@
 
 mod election;
 mod embedded;
+mod kafka;
 mod real;
 mod replay;

@@ -2,12 +2,13 @@
 
 use tally::clients;
 use tally::config::Config;
+use tally::election::VOTERS_TOPIC;
 use tally::topics::{self, Outcome};
 
 use crate::election;
 
 /// The variables' values. Without them the test is skipped, loudly; under CI that is a failure.
-fn servers<const N: usize>(names: [&str; N]) -> Option<[String; N]> {
+pub(crate) fn servers<const N: usize>(names: [&str; N]) -> Option<[String; N]> {
     let values = names.map(|name| std::env::var(name).unwrap_or_default());
     if values.iter().all(|value| !value.is_empty()) {
         return Some(values);
@@ -30,7 +31,7 @@ async fn an_election_is_counted_exactly() {
     let (server, _) = config.postgres_url.rsplit_once('/').unwrap();
     config.postgres_url = format!("{server}/{name}");
 
-    let needed = topics::needed(&config).await.unwrap();
+    let needed = topics::needed(&config, &[VOTERS_TOPIC]).await.unwrap();
     let first = topics::create(&config, &needed).await.unwrap();
     let created = first.iter().filter(|(_, outcome)| *outcome == Outcome::Created).count();
     assert_eq!(created, needed.len(), "this test needs a Kafka without its topics: {first:?}");
