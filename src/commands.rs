@@ -55,7 +55,7 @@ pub async fn run(cli: Cli, bars: &MultiProgress) -> Result<()> {
         }
         Command::Check { queries, tables } => {
             let (_, files) = queries::load(queries.as_deref())?;
-            print!("{}", replay::check(&files, &tables, tables_of_migrations()).await?);
+            print!("{}", replay::check(&files, &tables, tables_of_migrations(&election::MIGRATIONS)).await?);
             Ok(())
         }
         Command::Replay { queries, inputs, tables, batch_rows, view, changelog, format } => {
@@ -155,6 +155,7 @@ pub async fn run_engine(
 ) -> Result<()> {
     let app = App {
         published: pipeline.reader(),
+        restricted_hint: "a ballot is secret",
         restricted: pipeline.restricted_tables(),
         prepare: Some(Arc::new(prepare_windows)),
         token,

@@ -6,11 +6,9 @@ use indicatif::MultiProgress;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
-use crate::cli::Command;
-
-/// Starts logging. The demo shows bars, so it logs warnings only, unless RUST_LOG says otherwise.
-pub fn start(command: &Command, bars: &MultiProgress) {
-    let default = if matches!(command, Command::Demo(_)) { "warn" } else { "info,sqlx=warn,librdkafka=warn" };
+/// Starts logging; `quiet`: warnings only, unless RUST_LOG says otherwise.
+pub fn start(quiet: bool, bars: &MultiProgress) {
+    let default = if quiet { "warn" } else { "info,sqlx=warn,librdkafka=warn" };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
     tracing_subscriber::fmt()
         .with_env_filter(filter)

@@ -4,13 +4,14 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use indicatif::MultiProgress;
-use tally::cli::Cli;
+use tally::cli::{Cli, Command};
 use tally::commands;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let bars = MultiProgress::new();
-    tally::logging::start(&cli.command, &bars);
+    // The demo shows bars.
+    tally::logging::start(matches!(cli.command, Command::Demo(_)), &bars);
     // Threads are started by the runtime's own thread, the main one: the embedded Postgres ends with it.
     let run = || -> anyhow::Result<()> {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;

@@ -11,6 +11,9 @@ pub use portraits::router as portraits;
 pub use seed::{SeedOptions, SeedReport, migrate, seed};
 pub use vote::{VoteOptions, VoteReport, vote};
 
+/// The tables of an election, and what seeding and voting remember.
+pub static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!();
+
 /// Topic on which `tally seed` announces voters, keyed by `voter_id`.
 pub const VOTERS_TOPIC: &str = "voters_topic";
 /// Topic on which `tally vote` casts votes, keyed by `voter_id`.

@@ -12,8 +12,8 @@ use indicatif::ProgressBar;
 use sqlx::PgPool;
 use tokio::sync::mpsc;
 
-use super::VOTERS_TOPIC;
 use super::population::{self, Voter};
+use super::{MIGRATIONS, VOTERS_TOPIC};
 use crate::clients;
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -72,7 +72,7 @@ struct Progress {
 
 /// Creates or updates the tables.
 pub async fn migrate(pool: &PgPool) -> Result<()> {
-    sqlx::migrate!().run(pool).await.map_err(|e| {
+    MIGRATIONS.run(pool).await.map_err(|e| {
         Error::postgres("migrating", format!("{e}; the user needs the right to create tables and a schema"))
     })
 }
@@ -115,6 +115,23 @@ pub async fn seed(
     })
 }
 
+/// What an earlier run has stored must still be there: it is not stored again.
+async fn check_stored(pool: &PgPool, known: &Progress) -> Result<()> {
+    let counts: (i64, i64) =
+        sqlx::query_as("SELECT (SELECT count(*) FROM voters), (SELECT count(*) FROM candidates)")
+            .fetch_one(pool)
+            .await
+            .map_err(|e| Error::postgres("counting voters and candidates", e))?;
+    if counts.0 < known.stored || counts.1 < i64::from(known.candidates) {
+        return Err(Error::Config(format!(
+            "{} voters and {} candidates were stored by earlier runs, and {} and {} are there: rows were removed since. \
+             To seed anew, empty the tables voters, candidates, votes and tally_internal.seed_progress",
+            known.stored, known.candidates, counts.0, counts.1
+        )));
+    }
+    Ok(())
+}
+
 /// Stores the candidates at the first run; afterwards checks that this run continues the same people.
 async fn begin(pool: &PgPool, options: &SeedOptions) -> Result<Progress> {
     let failed = |e| Error::postgres("reading the progress of seeding", e);
@@ -132,6 +149,7 @@ async fn begin(pool: &PgPool, options: &SeedOptions) -> Result<Progress> {
                 known.stored, known.candidates, known.seed, known.seed, known.candidates, known.stored
             )));
         }
+        check_stored(pool, &known).await?;
         return Ok(known);
     }
     let failed = |e| {

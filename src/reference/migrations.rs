@@ -1,4 +1,4 @@
-//! The tables that `migrations/` creates, read from its text: for `tally check`, which asks no Postgres.
+//! The tables that migrations create, read from their text: for `tally check`, which asks no Postgres.
 
 use std::sync::Arc;
 
@@ -7,12 +7,13 @@ use datafusion::sql::sqlparser::ast::{DataType as SqlType, ExactNumberInfo, Stat
 use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 
+use sqlx::migrate::Migrator;
+
 use super::schema::{TYPMOD_OFFSET, arrow_type};
 
 /// Each table of the default schema, with its columns as Postgres would have them. What is no CREATE TABLE is
 /// passed over: only Postgres understands all of it.
-pub fn tables_of_migrations() -> Vec<(String, SchemaRef)> {
-    let migrator = sqlx::migrate!();
+pub fn tables_of_migrations(migrator: &Migrator) -> Vec<(String, SchemaRef)> {
     let statements = migrator.iter().flat_map(|migration| {
         let parsed = Parser::parse_sql(&PostgreSqlDialect {}, migration.sql.as_str());
         parsed.unwrap_or_else(|error| {
@@ -72,7 +73,7 @@ mod tests {
 
     #[test]
     fn the_elections_tables_are_read_from_its_migrations() {
-        let tables = tables_of_migrations();
+        let tables = tables_of_migrations(&crate::election::MIGRATIONS);
         let voters = &tables.iter().find(|(name, _)| name == "voters").unwrap().1;
         let type_of = |column: &str| voters.field_with_name(column).unwrap().data_type().clone();
         assert_eq!(type_of("voter_id"), DataType::Utf8);

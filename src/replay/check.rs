@@ -7,7 +7,7 @@ use std::sync::Arc;
 use arrow::datatypes::{Field, Schema, SchemaRef};
 
 use super::files::read_tables;
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, RuleKind};
 use crate::decode;
 use crate::engine::{Engine, session};
 use crate::error::Result;
@@ -41,7 +41,13 @@ pub async fn check(
             &format!("source {} ← {}\n  columns: {}\n", source.name, source.topic, columns(&source.schema));
         text += &format!("  kept: {}{others}\n", kept.join(", "));
         let rules: BTreeSet<_> = source.rules.iter().map(|rule| rule.name.as_str()).collect();
-        text += &format!("  rules: {}\n\n", rules.into_iter().collect::<Vec<_>>().join(", "));
+        text += &format!("  rules: {}\n", rules.into_iter().collect::<Vec<_>>().join(", "));
+        for rule in &source.rules {
+            if let RuleKind::PrimaryKey(key) = &rule.kind {
+                text += &format!("  warning: {}\n", of_primary_key(&source.topic, &key.join(", ")));
+            }
+        }
+        text.push('\n');
     }
     for info in engine.views() {
         let key =
@@ -55,6 +61,15 @@ pub async fn check(
         text += "\n";
     }
     Ok(text)
+}
+
+/// What makes "first" certain: a declaration can't see how a topic is keyed.
+fn of_primary_key(topic: &str, key: &str) -> String {
+    format!(
+        "{topic} need not be keyed by {key}: of two messages with one {key} the first by the broker's timestamp \
+         counts, which is certain only where both are in one partition. Key the topic by {key}; \
+         keys_in_two_partitions in /api/status counts those that were not"
+    )
 }
 
 fn columns(schema: &Schema) -> String {

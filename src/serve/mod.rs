@@ -46,6 +46,8 @@ pub struct App {
     /// Tables for the operator alone: reference tables, raw streams, dead letters. A name may have a schema,
     /// as `pg.voters`. Where a view has the same name, the view is meant.
     pub restricted: Vec<(String, Arc<dyn TableProvider>)>,
+    /// Why these are not public, for whoever asks without the token.
+    pub restricted_hint: &'static str,
     /// What ad-hoc SQL has beyond DataFusion's, such as window functions in FROM.
     pub prepare: Option<Prepare>,
     /// What `Authorization: Bearer` must hold to read the restricted tables.

@@ -28,8 +28,15 @@ const CSP: &str = "default-src 'self'; base-uri 'none'; form-action 'self'; fram
 
 /// All routes over an [`App`].
 pub fn router(app: App) -> Result<Router> {
-    let App { published, restricted, prepare, token, web_dir, limits, extra } = app;
-    let sql = Arc::new(Sql::new(published.clone(), restricted, prepare, Token::new(token), limits)?);
+    let App { published, restricted, restricted_hint, prepare, token, web_dir, limits, extra } = app;
+    let sql = Arc::new(Sql::new(
+        published.clone(),
+        restricted,
+        restricted_hint,
+        prepare,
+        Token::new(token),
+        limits,
+    )?);
     let views = Router::new()
         .route("/api/views", get(views::list))
         .route("/api/views/{name}", get(views::read))

@@ -83,6 +83,7 @@ impl From<&Config> for SqlLimits {
 pub(super) struct Sql {
     published: Reader,
     restricted: Vec<(TableReference, Arc<dyn TableProvider>)>,
+    restricted_hint: &'static str,
     prepare: Option<Prepare>,
     token: Token,
     limits: SqlLimits,
@@ -129,6 +130,7 @@ impl Sql {
     pub(super) fn new(
         published: Reader,
         restricted: Vec<(String, Arc<dyn TableProvider>)>,
+        restricted_hint: &'static str,
         prepare: Option<Prepare>,
         token: Token,
         limits: SqlLimits,
@@ -150,6 +152,7 @@ impl Sql {
         Ok(Sql {
             published,
             restricted,
+            restricted_hint,
             prepare,
             token,
             running: Arc::new(Semaphore::new(limits.concurrency_max)),
@@ -275,7 +278,8 @@ impl Sql {
                 name.schema().is_none_or(|s| s == SCHEMA) && published.views.contains_key(name.table());
             if !is_view && self.restricted.iter().any(|(restricted, _)| full(restricted) == full(name)) {
                 let detail = format!(
-                    "{name} is not public, as a ballot is secret: send the operator's token, printed at start, as `Authorization: Bearer TOKEN`"
+                    "{name} is not public, as {}: send the operator's token, printed at start, as `Authorization: Bearer TOKEN`",
+                    self.restricted_hint
                 );
                 return Err(Problem::new(StatusCode::UNAUTHORIZED, detail));
             }

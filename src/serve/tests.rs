@@ -95,6 +95,7 @@ async fn serve(change: impl FnOnce(&mut App)) -> Server {
     let mut app = App {
         published,
         restricted: names.iter().map(|name| (name.to_string(), voters.clone())).collect(),
+        restricted_hint: "a ballot is secret",
         prepare: None,
         token: TOKEN.into(),
         web_dir: None,

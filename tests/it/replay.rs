@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use tally::queries;
 use tally::replay::{Format, Replay, Show, replay};
+use tally::{election, reference};
 
 /// What is printed for a folder of `tests/golden`, and what is said of lines that are not counted.
 async fn run(folder: &str, inputs: &[&str], tables: &[&str], size: usize, show: &Show) -> (String, String) {
@@ -57,4 +58,21 @@ async fn windows_become_final_and_late_rows_are_told() {
 #[tokio::test(flavor = "multi_thread")]
 async fn ballots_that_break_a_rule_are_told_by_line() {
     check("rules", &["ballots"], &["choices"], &["result", "leaders"]).await;
+}
+
+#[tokio::test]
+async fn check_says_what_is_kept_what_it_costs_and_what_is_not_certain() {
+    let (_, files) = queries::load(Some(&Path::new(env!("CARGO_MANIFEST_DIR")).join("queries"))).unwrap();
+    let tables = reference::tables_of_migrations(&election::MIGRATIONS);
+    let text = tally::replay::check(&files, &[], tables).await.unwrap();
+    for said in [
+        "source votes ← votes_topic",
+        "rules: check(vote = 1), foreign_key(candidate_id), foreign_key(voter_id), not_null(candidate_id)",
+        "warning: votes_topic need not be keyed by voter_id",
+        "view votes_over_time",
+        "by group, until the watermark passes the group's end",
+        "mode: update",
+    ] {
+        assert!(text.contains(said), "{said} is not in\n{text}");
+    }
 }
