@@ -3,7 +3,7 @@
 //! A record is kept here until Kafka has stored it or refused it. While Kafka is away the client tries for ever;
 //! a client that can't go on (a fatal error) is replaced, and what it had not stored is sent again, in order.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -30,8 +30,6 @@ const RECORD_BYTES_MAX: usize = 1_000_000;
 /// What a record takes in a topic besides its bytes, with room to spare.
 const OVERHEAD_BYTES: usize = 512;
 const OVERHEAD_BYTES_BY_HEADER: usize = 12;
-/// A refusal is logged once, and then so often while it goes on.
-const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 /// A producer of changelogs and dead letters.
 pub struct KafkaSink {
@@ -53,7 +51,6 @@ pub struct KafkaSink {
     /// Most bytes of a record, by topic, where known.
     bytes_max: BTreeMap<String, usize>,
     refused: Vec<Refused>,
-    refusal_logged: HashMap<(Arc<str>, String), Instant>,
     outage: OutageLog,
     /// When something was last stored, or there was nothing to store.
     stored_at: Instant,
@@ -167,7 +164,6 @@ impl KafkaSink {
             again: VecDeque::new(),
             bytes_max,
             refused: Vec::new(),
-            refusal_logged: HashMap::new(),
             outage: OutageLog::new("writing to Kafka"),
             stored_at: Instant::now(),
             replace: None,
@@ -250,20 +246,11 @@ impl KafkaSink {
         match remedy(code).or_else(|| (queued.attempts >= ATTEMPTS_MAX).then(|| code.to_string())) {
             Some(reason) => {
                 queued.fate = Fate::Refused;
-                self.log_refusal(&topic, &reason);
                 refuse(&mut self.refused, &topic, reason);
                 self.stored_at = Instant::now();
             }
             // Records behind it may be stored: all are sent again from here on, so that the newest is the last.
             None => self.replace_soon(format!("writing to topic {topic}: {code}")),
-        }
-    }
-
-    fn log_refusal(&mut self, topic: &Arc<str>, reason: &str) {
-        let logged = self.refusal_logged.get(&(Arc::clone(topic), reason.to_string()));
-        if logged.is_none_or(|at| at.elapsed() >= LOG_INTERVAL) {
-            tracing::warn!("a record for topic {topic} is left out: {reason}");
-            self.refusal_logged.insert((Arc::clone(topic), reason.to_string()), Instant::now());
         }
     }
 

@@ -12,7 +12,9 @@ use crate::source::RawBatch;
 const CUT: &str = "cut_from_bytes";
 /// Names of our own headers; an original header of such a name is kept under `original.NAME`.
 const OWN: [&str; 7] = ["rule", "reason", "topic", "partition", "offset", "timestamp", CUT];
-/// Longest reason or header that is written whole once something must be cut.
+/// Longest reason that is written whole.
+const REASON_CHARS_MAX: usize = 1000;
+/// Longest header that is written whole once something must be cut.
 const HEADER_BYTES_MAX: usize = 1024;
 
 /// A view's changed rows, keyed by the view's key, for its topic; none if it has no topic. A deleted row is a
@@ -49,7 +51,7 @@ pub fn dead_letter(to: &Arc<str>, from: &str, batch: &RawBatch, reject: &Reject)
     let message = batch.get(reject.message);
     let mut headers = vec![
         Header::new("rule", reject.rule.as_str()),
-        Header::new("reason", reject.reason.as_str()),
+        Header::new("reason", shortened(&reject.reason)),
         Header::new("topic", from),
         Header::new("partition", message.partition.to_string()),
         Header::new("offset", message.offset.to_string()),
@@ -65,6 +67,14 @@ pub fn dead_letter(to: &Arc<str>, from: &str, batch: &RawBatch, reject: &Reject)
         value: message.payload.map(Into::into),
         headers: headers.into(),
         may_be_cut: true,
+    }
+}
+
+/// A reason may tell a value, and a value may be a megabyte.
+fn shortened(reason: &str) -> String {
+    match reason.char_indices().nth(REASON_CHARS_MAX) {
+        Some((end, _)) => format!("{}…", &reason[..end]),
+        None => reason.into(),
     }
 }
 
@@ -110,7 +120,10 @@ fn truncate(bytes: &mut Option<Vec<u8>>, most: usize) {
 
 #[cfg(test)]
 mod tests {
+    use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
+
     use super::*;
+    use crate::engine::{Changelog, ViewInfo};
     use crate::source::MessageRef;
 
     fn letter(payload: &[u8], headers: &[(&str, &str)]) -> Record {
@@ -131,8 +144,47 @@ mod tests {
     }
 
     fn header<'a>(record: &'a Record, name: &str) -> Option<&'a str> {
-        let found = record.headers.iter().find(|header| header.name == name)?;
+        header_of(&record.headers, name)
+    }
+
+    fn header_of<'a>(headers: &'a [Header], name: &str) -> Option<&'a str> {
+        let found = headers.iter().find(|header| header.name == name)?;
         std::str::from_utf8(found.value.as_deref()?).ok()
+    }
+
+    #[test]
+    fn a_changed_row_says_its_operation_and_epoch_and_a_deleted_one_is_a_tombstone() {
+        let rows = RecordBatch::try_from_iter([
+            ("county", Arc::new(StringArray::from(vec![Some("Norfolk"), None, Some("Kent")])) as ArrayRef),
+            ("votes", Arc::new(Int64Array::from(vec![1, 2, 3])) as ArrayRef),
+        ])
+        .unwrap();
+        let change = |key: &[&str]| ViewChange {
+            info: Arc::new(ViewInfo {
+                name: "v".into(),
+                schema: rows.schema(),
+                key: key.iter().map(|name| name.to_string()).collect(),
+                mode: "update",
+                topic: Some("t".into()),
+                plan: String::new(),
+            }),
+            changelog: Changelog { ops: vec![Op::Insert, Op::Update, Op::Delete], rows: rows.clone() },
+            rows: Arc::new(rows.clone()),
+            stateless: false,
+        };
+        let text = |bytes: &Option<Vec<u8>>| bytes.clone().map(|bytes| String::from_utf8(bytes).unwrap());
+        let records = changelog(&change(&["county"]), 7).unwrap();
+        let keys: Vec<_> = records.iter().map(|record| text(&record.key).unwrap()).collect();
+        assert_eq!(keys, ["Norfolk", "null", "Kent"]);
+        assert_eq!(text(&records[1].value).unwrap(), r#"{"county":null,"votes":2}"#);
+        assert_eq!(records[2].value, None, "a tombstone");
+        let ops: Vec<_> = records.iter().map(|record| header(record, "op").unwrap()).collect();
+        assert_eq!(ops, ["insert", "update", "delete"]);
+        assert!(records.iter().all(|record| header(record, "epoch") == Some("7") && *record.topic == *"t"));
+        // Without a key nothing can be a tombstone: the row itself says that it went.
+        let deleted = changelog(&change(&[]), 7).unwrap().remove(2);
+        assert_eq!((deleted.key, header_of(&deleted.headers, "op")), (None, Some("delete")));
+        assert!(deleted.value.is_some());
     }
 
     #[test]
@@ -152,6 +204,7 @@ mod tests {
             assert_eq!(header(&record, name), Some(value), "{name}");
         }
         assert_eq!(cut(record.clone(), 1000), record, "what fits is not cut");
+        assert_eq!(shortened(&"ä".repeat(2000)).chars().count(), REASON_CHARS_MAX + 1);
     }
 
     #[test]

@@ -4,20 +4,19 @@
 //! The thread that polls never asks the broker anything and so is never held up: a thread of the source's own
 //! watches the topic (`watch.rs`), and the ends of the partitions come with the client's statistics.
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::consumer::Consumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::{BorrowedMessage, Headers};
-use rdkafka::{ClientContext, Message, Offset, TopicPartitionList};
-use serde::Deserialize;
+use rdkafka::{Message, Offset, TopicPartitionList};
 
+use super::client::{KafkaConsumer, Told, consumer};
 use super::watch::{Offsets, Seen, Watcher, low_and_end};
 use super::{Bounds, MessageRef, PartitionState, Polled, RawBatch, Source, SourceState, Start};
-use crate::clients::{self, CONNECT_TIMEOUT};
+use crate::clients::CONNECT_TIMEOUT;
 use crate::config::Config;
 use crate::describe::{Description, Question, describe, only_broker};
 use crate::error::{Error, Result};
@@ -27,15 +26,11 @@ use crate::outage::OutageLog;
 const BATCH_BYTES_MAX: usize = 64 << 20;
 /// How long the first message after some quiet waits for others.
 const QUIET_LINGER: Duration = Duration::from_millis(5);
-/// How often the client tells the ends of the partitions.
-const STATISTICS_INTERVAL_MS: &str = "500";
 /// A topic that was created a moment ago may not be known everywhere.
 const UNKNOWN_PATIENCE: Duration = Duration::from_secs(3);
 const OPEN_RETRY: Duration = Duration::from_millis(200);
 /// How often reading is tried again where Kafka refuses it.
 const REFUSED_RETRY: Duration = Duration::from_secs(5);
-
-pub(super) type KafkaConsumer = BaseConsumer<Context>;
 
 /// A reader of all partitions of one topic, from their beginning.
 pub struct KafkaSource {
@@ -82,73 +77,6 @@ impl Reading {
         self.state.high = end + self.behind;
     }
 }
-
-/// What the client tells by the way.
-#[derive(Clone, Default)]
-struct Told(Arc<Mutex<TellTale>>);
-
-#[derive(Default)]
-struct TellTale {
-    ends: Option<HashMap<i32, Ends>>,
-    trouble: Option<String>,
-}
-
-/// Keeps what the client tells, and its own log free of what is no error.
-pub(super) struct Context {
-    topic: String,
-    told: Told,
-}
-
-/// The part of the client's statistics that is read here.
-#[derive(Deserialize)]
-struct Statistics {
-    topics: HashMap<String, TopicStatistics>,
-}
-
-#[derive(Deserialize)]
-struct TopicStatistics {
-    partitions: HashMap<i32, Ends>,
-}
-
-#[derive(Clone, Copy, Deserialize)]
-struct Ends {
-    /// Last stable offset; negative while unknown.
-    ls_offset: i64,
-    hi_offset: i64,
-    /// Where the client last was at an end, past the marks of transactions, which are no messages.
-    eof_offset: i64,
-}
-
-impl Told {
-    fn lock(&self) -> MutexGuard<'_, TellTale> {
-        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-}
-
-impl ClientContext for Context {
-    fn log(&self, _level: RDKafkaLogLevel, fac: &str, message: &str) {
-        tracing::debug!("librdkafka: {fac} {message}");
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        if error.rdkafka_error_code() != Some(Code::PartitionEOF) {
-            tracing::debug!("librdkafka: {error}: {reason}");
-            self.told.lock().trouble = Some(reason.to_string());
-        }
-    }
-
-    fn stats_raw(&self, statistics: &[u8]) {
-        match serde_json::from_slice::<Statistics>(statistics) {
-            Ok(mut statistics) => {
-                let topic = statistics.topics.remove(&self.topic);
-                self.told.lock().ends = topic.map(|topic| topic.partitions);
-            }
-            Err(error) => tracing::debug!("the client's statistics can't be read: {error}"),
-        }
-    }
-}
-
-impl ConsumerContext for Context {}
 
 impl KafkaSource {
     /// Assigns every partition of `topic`, each from its oldest message. Blocks while the broker answers; what
@@ -450,22 +378,6 @@ impl Source for KafkaSource {
         self.quiet = batch.is_empty();
         Polled { batch, state: self.state() }
     }
-}
-
-fn consumer(config: &Config, topic: &str, told: Told) -> Result<KafkaConsumer> {
-    let mut client = clients::kafka(config);
-    // Offsets are ours to keep; the group's name only satisfies the client.
-    client.set("group.id", "tally").set("enable.auto.commit", "false").set("enable.partition.eof", "true");
-    // A commit elsewhere must not hide messages, nor an aborted transaction show any.
-    client.set("isolation.level", "read_committed").set("auto.offset.reset", "error");
-    // How soon an idle partition says that it has no more: half a second is librdkafka's default.
-    for (name, value) in [("fetch.wait.max.ms", "100"), ("statistics.interval.ms", STATISTICS_INTERVAL_MS)] {
-        if !config.kafka.contains_key(name) {
-            client.set(name, value);
-        }
-    }
-    let context = Context { topic: topic.into(), told };
-    client.create_with_context(context).map_err(|e| Error::kafka(format!("reading topic {topic}"), e))
 }
 
 /// The topic, and its oldest offsets and ends. Waits for what passes, such as a partition without a leader.

@@ -5,6 +5,7 @@
 //! goes on by itself.
 
 mod batch;
+mod client;
 mod kafka;
 mod memory;
 #[cfg(test)]

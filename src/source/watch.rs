@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use rdkafka::consumer::Consumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
-use super::kafka::KafkaConsumer;
+use super::client::KafkaConsumer;
 use crate::describe::{Description, Question, describe, only_broker};
 use crate::error::{Error, Result};
 

@@ -1,6 +1,7 @@
 //! The whole system, run as its users run it: on the built-in broker and Postgres, and on real ones.
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests: a failure is a panic")]
 
+mod bad_input;
 mod election;
 mod embedded;
 mod kafka;
