@@ -3,10 +3,11 @@
 
 use std::sync::Arc;
 
-use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, DFSchema, internal_err, plan_err};
 use datafusion::datasource::{provider_as_source, source_as_provider};
 use datafusion::error::Result;
+use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::logical_plan::{SubqueryAlias, TableScanBuilder};
 use datafusion::logical_expr::{
     Aggregate, Expr, Filter, Join, LogicalPlan, LogicalPlanBuilder, Projection, TableScan,
@@ -15,7 +16,9 @@ use datafusion::logical_expr::{
 use super::grain::{EXACT, Grain};
 use super::slot::{FINAL_UNTIL, Kind, ROW, TIME, as_slot};
 use super::split::slot_kind;
-use super::window_functions::{SESSION_END, SESSION_START, call, fixed_nanoseconds, is_own_session};
+use super::window_functions::{
+    HOP, SESSION_END, SESSION_START, TUMBLE, call, fixed_nanoseconds, is_own_session,
+};
 
 /// A group is final once the watermark has passed its key's value plus `after`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +40,33 @@ pub struct SessionKeys {
     pub gap: i64,
     /// Whether their time is the event time of a stream that has a watermark.
     pub is_timed: bool,
+}
+
+/// Begins the names of the columns that are the keys of held sessions.
+const SESSION_KEY: &str = "__tally_session_key_";
+
+/// Rows of session windows: positions of their columns.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionRows {
+    /// Of `window_start`.
+    pub start: Vec<usize>,
+    /// Of `window_end`.
+    pub end: Vec<usize>,
+    /// Of the sessions' keys.
+    pub keys: Vec<usize>,
+    /// Nanoseconds without a row that end a session.
+    pub gap: i64,
+    /// Whether their time is the event time of a stream that has a watermark.
+    pub is_timed: bool,
+}
+
+/// A window of event time that begins every `slide` nanoseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TimeWindow {
+    /// From the beginning of one to that of the next.
+    pub slide: i64,
+    /// From its beginning to its end.
+    pub size: i64,
 }
 
 impl SessionKeys {
@@ -77,6 +107,12 @@ pub fn session(
     event_time: impl Fn(&str) -> Option<String>,
 ) -> Result<Option<SessionKeys>> {
     let Some(windows) = own_sessions(&aggregate.input) else { return Ok(None) };
+    if windows
+        .input
+        .exists(|node| Ok(matches!(node, LogicalPlan::Projection(other) if makes_sessions(other))))?
+    {
+        return plan_err!("{SESSIONS_NEED}");
+    }
     let mut keys = SessionKeys { start: Vec::new(), end: Vec::new(), gap: 0, is_timed: false };
     let mut session_keys: Vec<Expr> = Vec::new();
     let mut others = Vec::new();
@@ -134,6 +170,78 @@ pub fn own_sessions(plan: &LogicalPlan) -> Option<&Projection> {
 pub fn makes_sessions(projection: &Projection) -> bool {
     let makes = |expr: &Expr| expr.exists(|part| Ok(is_own_session(part))).unwrap_or(false);
     projection.expr.iter().any(makes)
+}
+
+/// The projection with the keys of the session windows that it makes as further columns.
+pub fn with_session_keys(projection: &Projection) -> Result<Projection> {
+    let mut columns = projection.expr.clone();
+    let start = columns.iter().find_map(|expr| call(strip(expr), SESSION_START)).map(<[Expr]>::to_vec);
+    let keys = start.unwrap_or_default().into_iter().skip(2).enumerate();
+    columns.extend(keys.map(|(i, key)| key.alias(format!("{SESSION_KEY}{i}"))));
+    Projection::try_new(columns, Arc::clone(&projection.input))
+}
+
+/// The sessions whose rows a plan gives, made by [`with_session_keys`].
+pub fn session_of_rows(
+    plan: &LogicalPlan,
+    event_time: impl Fn(&str) -> Option<String>,
+) -> Result<Option<SessionRows>> {
+    let Some(windows) = own_sessions(plan) else { return Ok(None) };
+    let mut rows =
+        SessionRows { start: Vec::new(), end: Vec::new(), keys: Vec::new(), gap: 0, is_timed: false };
+    for (i, column) in plan.schema().columns().into_iter().enumerate() {
+        if column.name.starts_with(SESSION_KEY) {
+            rows.keys.push(i);
+        }
+        let Some(column) = descend(Expr::Column(column), plan, windows) else { continue };
+        let (positions, args) = match (call(&column, SESSION_START), call(&column, SESSION_END)) {
+            (Some(args), _) => (&mut rows.start, args),
+            (_, Some(args)) => (&mut rows.end, args),
+            _ => continue,
+        };
+        positions.push(i);
+        let [time, Expr::Literal(gap, _), ..] = args else { return internal_err!("a session without a gap") };
+        rows.gap = fixed_nanoseconds(gap).unwrap_or_default();
+        rows.is_timed = grain(time.clone(), &windows.input, &event_time) == Some(EXACT);
+    }
+    Ok(Some(rows))
+}
+
+/// The windows of event time that a plan of rows asks for.
+pub fn windows_of_rows(
+    plan: &LogicalPlan,
+    event_time: impl Fn(&str) -> Option<String>,
+) -> Result<Vec<TimeWindow>> {
+    let mut windows = Vec::new();
+    plan.apply(|node| {
+        node.apply_expressions(|expr| {
+            expr.apply(|part| {
+                let window = match (call(part, TUMBLE), call(part, HOP)) {
+                    (Some([time, Expr::Literal(size, _)]), _) => Some((time, size, size)),
+                    (_, Some([time, Expr::Literal(slide, _), Expr::Literal(size, _)])) => {
+                        Some((time, slide, size))
+                    }
+                    _ => None,
+                };
+                if let (Some((time, slide, size)), [input]) = (window, node.inputs()[..].as_ref())
+                    && grain(time.clone(), input, &event_time) == Some(EXACT)
+                    && let (Some(slide), Some(size)) = (fixed_nanoseconds(slide), fixed_nanoseconds(size))
+                    && !windows.contains(&TimeWindow { slide, size })
+                {
+                    windows.push(TimeWindow { slide, size });
+                }
+                Ok(TreeNodeRecursion::Continue)
+            })
+        })
+    })?;
+    Ok(windows)
+}
+
+fn strip(expr: &Expr) -> &Expr {
+    match expr {
+        Expr::Alias(alias) => strip(&alias.expr),
+        other => other,
+    }
 }
 
 /// An expression over `plan`'s columns in terms of what the projection `to`, somewhere below, reads.
@@ -213,6 +321,34 @@ pub fn replace(expr: Expr, schema: &DFSchema, by: impl Fn(usize) -> Option<Expr>
         _ => Ok(Transformed::no(part)),
     });
     replaced.ok().map(|replaced| replaced.data)
+}
+
+/// The plan, which has the columns that no query sees, with hopping windows less those that were final as a row came.
+pub fn with_open_windows(plan: LogicalPlan) -> Result<LogicalPlan> {
+    let opened = plan.transform_down(|node| {
+        let LogicalPlan::Projection(projection) = &node else { return Ok(Transformed::no(node)) };
+        let input = projection.input.schema();
+        let (qualifier, field) = input.qualified_field_with_unqualified_name(FINAL_UNTIL)?;
+        let final_until = Expr::Column(Column::new(qualifier.cloned(), field.name()));
+        let names = NamePreserver::new_for_projection();
+        let columns = projection.expr.iter().map(|expr| {
+            let name = names.save(expr);
+            let opened = expr.clone().transform(|part| match part {
+                Expr::ScalarFunction(mut hop) if hop.func.name() == HOP && hop.args.len() == 3 => {
+                    hop.args.push(final_until.clone());
+                    Ok(Transformed::yes(Expr::ScalarFunction(hop)))
+                }
+                part => Ok(Transformed::no(part)),
+            })?;
+            Ok(name.restore(opened.data))
+        });
+        let columns = columns.collect::<Result<Vec<_>>>()?;
+        Ok(Transformed::yes(LogicalPlan::Projection(Projection::try_new(
+            columns,
+            Arc::clone(&projection.input),
+        )?)))
+    })?;
+    Ok(opened.data)
 }
 
 /// The plan with the hidden columns of the one stream that it scans added to its output.

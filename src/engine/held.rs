@@ -13,6 +13,7 @@ use datafusion::execution::TaskContext;
 
 use super::below::Below;
 use super::delta::Delta;
+use super::held_windows::HeldWindows;
 use super::node::{Groups, Node};
 use super::slot::{TIME, is_hidden};
 use crate::batches::empty;
@@ -29,21 +30,24 @@ pub struct HeldRows {
     /// Position of the event time among the columns of `batches`, which have it last.
     time: Option<usize>,
     rows: usize,
-    prepared: Option<RecordBatch>,
+    /// The windows that the rows are in.
+    windows: HeldWindows,
+    /// Rows that are added, and positions in the micro-batch of those that come too late.
+    prepared: Option<(RecordBatch, Vec<u32>)>,
     /// Rows up to this event time were let go at the limit: those held are complete once it is out of
     /// `hold.duration`, and never without one.
     lost_until: Option<i64>,
 }
 
 impl HeldRows {
-    /// Holds the rows of `below`, as rows of `schema` in the finishing plan.
-    pub fn new(below: Below, schema: SchemaRef, hold: Hold) -> Result<Self> {
+    /// Holds the rows of `below`, which are in `windows`, as rows of `schema` in the finishing plan.
+    pub fn new(below: Below, windows: HeldWindows, schema: SchemaRef, hold: Hold) -> Result<Self> {
         let time = match hold.duration {
             Some(_) => Some(below.schema().index_of(TIME)?),
             None => None,
         };
         let (batches, prepared) = (Vec::new(), None);
-        Ok(HeldRows { below, schema, hold, batches, time, rows: 0, prepared, lost_until: None })
+        Ok(HeldRows { below, schema, hold, batches, time, rows: 0, windows, prepared, lost_until: None })
     }
 
     /// At the limit all rows go: an answer over some of them would be wrong.
@@ -76,12 +80,13 @@ impl HeldRows {
 impl Node for HeldRows {
     async fn prepare(&mut self, context: Arc<TaskContext>) -> Result<()> {
         self.prepared = None;
-        self.prepared = Some(self.below.run(context).await?);
+        let rows = self.below.run(context).await?;
+        self.prepared = Some(self.windows.take_late_out(&rows)?);
         Ok(())
     }
 
     fn commit(&mut self) -> Result<Delta> {
-        let Some(rows) = self.prepared.take() else { return internal_err!("nothing was prepared") };
+        let Some((rows, late)) = self.prepared.take() else { return internal_err!("nothing was prepared") };
         let after = self.visible(&rows)?;
         if rows.num_rows() > 0 {
             self.rows += rows.num_rows();
@@ -95,7 +100,7 @@ impl Node for HeldRows {
             self.batches.truncate(self.batches.len() - 2);
             self.batches.push(merged);
         }
-        Ok(Delta { before: empty(&self.schema), after, late: Vec::new() })
+        Ok(Delta { before: empty(&self.schema), after, late })
     }
 
     fn evict(&mut self, watermark: i64) -> Result<Option<RecordBatch>> {
@@ -122,8 +127,9 @@ impl Node for HeldRows {
     }
 
     fn rows(&self) -> Result<RecordBatch> {
-        let batches = self.batches.iter().map(|batch| self.visible(batch)).collect::<Result<Vec<_>>>()?;
-        Ok(concat_batches(&self.schema, &batches)?)
+        let Some(first) = self.batches.first() else { return Ok(empty(&self.schema)) };
+        let rows = concat_batches(&first.schema(), &self.batches)?;
+        self.visible(&self.windows.with_sessions(rows)?)
     }
 
     fn snapshot(&self) -> Option<Arc<dyn Groups>> {

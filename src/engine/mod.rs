@@ -16,6 +16,7 @@ mod finish;
 mod function;
 mod grain;
 mod held;
+mod held_windows;
 mod lookup;
 mod node;
 mod operands;

@@ -14,7 +14,6 @@ use datafusion::logical_expr::{
     Expr, JoinType, LogicalPlan, LogicalPlanBuilder, Projection, TableScan, Volatility, lit,
 };
 
-use super::bound::own_sessions;
 use super::slot::{Kind, SlotTable, as_slot};
 use super::window_functions::is_own_session;
 
@@ -72,7 +71,9 @@ pub fn split(
             return Ok(Transformed::no(node));
         }
         match &node {
-            LogicalPlan::Aggregate(aggregate) if !has_aggregate(&aggregate.input)? => {
+            LogicalPlan::Aggregate(aggregate)
+                if !has_aggregate(&aggregate.input)? && !reads(&aggregate.input, Kind::State) =>
+            {
                 match check_below(&aggregate.input) {
                     Ok(()) => return add(node),
                     Err(error) if !may_hold => return Err(needs_rows(error)),
@@ -219,7 +220,7 @@ pub fn positional_schema(plan: &LogicalPlan) -> SchemaRef {
 }
 
 /// A scan of `table` with the qualified column names of `plan`.
-fn stand_in(plan: &LogicalPlan, table: &Arc<SlotTable>) -> Result<LogicalPlan> {
+pub fn stand_in(plan: &LogicalPlan, table: &Arc<SlotTable>) -> Result<LogicalPlan> {
     let names = plan.schema().iter().enumerate().map(|(i, (qualifier, field))| {
         let column = Expr::Column(Column::new(Some(table.name()), format!("c{i}")));
         column.alias_qualified(qualifier.cloned(), field.name())
@@ -304,18 +305,28 @@ fn asks_stream(node: &LogicalPlan) -> bool {
 
 /// Whether each row of the plan depends on one row of a single slot of that kind and on nothing else.
 fn is_row_wise(plan: &LogicalPlan, kind: Kind) -> Result<bool> {
+    let other = plan.exists(|node| Ok(!is_row_wise_node(node, kind)?))?;
+    Ok(!other)
+}
+
+fn is_row_wise_node(node: &LogicalPlan, kind: Kind) -> Result<bool> {
+    let row_wise = match node {
+        LogicalPlan::Projection(_) | LogicalPlan::Filter(_) | LogicalPlan::SubqueryAlias(_) => true,
+        LogicalPlan::TableScan(scan) => slot_kind(scan) == Some(kind),
+        _ => false,
+    };
+    let mut subqueries = false;
+    node.apply_subqueries(|_| {
+        subqueries = true;
+        Ok(TreeNodeRecursion::Stop)
+    })?;
+    Ok(row_wise && !subqueries)
+}
+
+/// Whether each row of the plan is made of one row of a single stream, and of nothing else.
+pub fn is_of_rows(plan: &LogicalPlan) -> Result<bool> {
     let other = plan.exists(|node| {
-        let row_wise = match node {
-            LogicalPlan::Projection(_) | LogicalPlan::Filter(_) | LogicalPlan::SubqueryAlias(_) => true,
-            LogicalPlan::TableScan(scan) => slot_kind(scan) == Some(kind),
-            _ => false,
-        };
-        let mut subqueries = false;
-        node.apply_subqueries(|_| {
-            subqueries = true;
-            Ok(TreeNodeRecursion::Stop)
-        })?;
-        Ok(!row_wise || subqueries)
+        Ok(!matches!(node, LogicalPlan::Unnest(_)) && !is_row_wise_node(node, Kind::Stream)?)
     })?;
     Ok(!other)
 }
@@ -416,22 +427,4 @@ pub fn only_adds(finishing: &LogicalPlan) -> Result<bool> {
         Ok(if adds { TreeNodeRecursion::Continue } else { TreeNodeRecursion::Stop })
     })?;
     Ok(adds)
-}
-
-/// Cuts the aggregates over session windows out of a plan that is not optimized yet: what the optimizer
-/// would move below them would change the sessions. `plan_node` optimizes and splits one of them.
-pub fn cut_sessions(
-    plan: LogicalPlan,
-    mut plan_node: impl FnMut(LogicalPlan) -> Result<LogicalPlan>,
-) -> Result<LogicalPlan> {
-    let cut = plan.transform_down_with_subqueries(|node| {
-        let LogicalPlan::Aggregate(aggregate) = &node else { return Ok(Transformed::no(node)) };
-        // The columns of GROUPING SETS are not settled before they are optimized.
-        let has_sets = matches!(aggregate.group_expr.as_slice(), [Expr::GroupingSet(_)]);
-        if has_sets || own_sessions(&aggregate.input).is_none() {
-            return Ok(Transformed::no(node));
-        }
-        Ok(Transformed::new(plan_node(node)?, true, TreeNodeRecursion::Jump))
-    })?;
-    cut.data.recompute_schema()
 }

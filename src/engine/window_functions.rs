@@ -200,7 +200,11 @@ impl ScalarUDFImpl for WindowFunction {
             }
             Kind::SessionStart => times.clone(),
             Kind::HopStarts => {
-                return hop_starts(times, length(1)?, length(2)?, &data_type).map(ColumnarValue::Array);
+                let final_until =
+                    args.args.get(3).map(|until| until.to_array(args.number_rows)).transpose()?;
+                let hop = Hop { slide: length(1)?, size: length(2)?, unit: unit_nanoseconds(unit) };
+                let final_until = final_until.as_ref().map(|until| until.as_primitive::<Int64Type>());
+                return hop.starts(times, final_until, &data_type).map(ColumnarValue::Array);
             }
         };
         Ok(ColumnarValue::Array(cast(&values, &data_type)?))
@@ -225,25 +229,43 @@ fn length(value: Option<&ScalarValue>, what: &str, unit: TimeUnit) -> Result<i64
     Ok(nanoseconds / unit)
 }
 
-/// The starts of the windows that each time is in, in their order: less those that a time can't hold.
-fn hop_starts(times: &Int64Array, slide: i64, size: i64, data_type: &DataType) -> Result<ArrayRef> {
-    let mut starts = Vec::new();
-    let mut lengths = Vec::with_capacity(times.len());
-    for time in times {
-        let before = starts.len();
-        let mut next = time.and_then(|time| time.checked_sub(time.rem_euclid(slide)));
-        while let (Some(time), Some(start)) = (time, next)
-            && time.abs_diff(start) < size as u64
-        {
-            starts.extend(start.checked_add(size).map(|_| start));
-            next = start.checked_sub(slide);
+/// Hopping windows, in units of their time.
+struct Hop {
+    slide: i64,
+    size: i64,
+    /// Nanoseconds of a unit.
+    unit: i64,
+}
+
+impl Hop {
+    /// The starts of the windows that each time is in, in their order: less those that a time can't hold, and those
+    /// that end up to `final_until` of a row, in nanoseconds.
+    fn starts(
+        &self,
+        times: &Int64Array,
+        final_until: Option<&Int64Array>,
+        data_type: &DataType,
+    ) -> Result<ArrayRef> {
+        let mut starts = Vec::new();
+        let mut lengths = Vec::with_capacity(times.len());
+        for (row, time) in times.iter().enumerate() {
+            let before = starts.len();
+            let until = final_until.filter(|until| until.is_valid(row)).map(|until| until.value(row));
+            let is_open = |end: i64| until.is_none_or(|until| end.saturating_mul(self.unit) > until);
+            let mut next = time.and_then(|time| time.checked_sub(time.rem_euclid(self.slide)));
+            while let (Some(time), Some(start)) = (time, next)
+                && time.abs_diff(start) < self.size as u64
+            {
+                starts.extend(start.checked_add(self.size).filter(|end| is_open(*end)).map(|_| start));
+                next = start.checked_sub(self.slide);
+            }
+            starts[before..].reverse();
+            lengths.push(starts.len() - before);
         }
-        starts[before..].reverse();
-        lengths.push(starts.len() - before);
+        let values = cast(&Int64Array::from(starts), data_type)?;
+        let field = Arc::new(Field::new_list_field(data_type.clone(), true));
+        Ok(Arc::new(ListArray::try_new(field, OffsetBuffer::from_lengths(lengths), values, None)?))
     }
-    let values = cast(&Int64Array::from(starts), data_type)?;
-    let field = Arc::new(Field::new_list_field(data_type.clone(), true));
-    Ok(Arc::new(ListArray::try_new(field, OffsetBuffer::from_lengths(lengths), values, None)?))
 }
 
 fn sql_name(data_type: &DataType) -> String {

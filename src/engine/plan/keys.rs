@@ -124,8 +124,14 @@ fn collect_equal(plan: &LogicalPlan, equal: &mut Vec<(Base, Base)>) -> Result<()
 
 /// Columns that tell the view's rows apart, as DataFusion derives them from GROUP BY; none if it can't.
 pub fn inferred_key(plan: &LogicalPlan, schema: &SchemaRef) -> Result<Vec<String>> {
-    // An unnested row stands for several, which the derivation does not know.
-    if plan.exists(|node| Ok(matches!(node, LogicalPlan::Unnest(_) | LogicalPlan::RecursiveQuery(_))))? {
+    let misleads = |node: &LogicalPlan| match node {
+        LogicalPlan::RecursiveQuery(_) => Ok(true),
+        // An unnested row stands for several, which the derivation does not know: what told rows apart below, does
+        // no more. Of a stream's rows nothing tells them apart, as under a hop.
+        LogicalPlan::Unnest(unnest) => unnest.input.exists(|below| Ok(!tells_nothing_apart(below))),
+        _ => Ok(false),
+    };
+    if plan.exists(misleads)? {
         return Ok(Vec::new());
     }
     let columns = schema.fields().len();
@@ -140,6 +146,19 @@ pub fn inferred_key(plan: &LogicalPlan, schema: &SchemaRef) -> Result<Vec<String
         dependency.source_indices.iter().map(|i| schema.field(*i).name().clone()).collect::<Vec<_>>()
     });
     Ok(names.unwrap_or_default())
+}
+
+/// Whether the derivation takes nothing for a key of what such a node makes.
+fn tells_nothing_apart(node: &LogicalPlan) -> bool {
+    matches!(
+        node,
+        LogicalPlan::Projection(_)
+            | LogicalPlan::Filter(_)
+            | LogicalPlan::SubqueryAlias(_)
+            | LogicalPlan::TableScan(_)
+            | LogicalPlan::Unnest(_)
+            | LogicalPlan::Join(_)
+    )
 }
 
 /// The view's columns; each must have a name of its own, since rows leave as JSON objects.

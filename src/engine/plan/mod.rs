@@ -4,6 +4,7 @@
 mod identity;
 mod keys;
 mod order;
+mod window_cut;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -20,12 +21,14 @@ use self::identity::shared_table;
 use self::keys::{inferred_key, is_same_key, output_schema};
 use self::order::in_dependency_order;
 pub use self::order::reads_other_tables;
+use self::window_cut::cut_windows;
 use super::Engine;
 use super::aggregate::{AggregateState, Lifetime};
 use super::below::Below;
 use super::bound;
 use super::finish::Finish;
 use super::held::HeldRows;
+use super::held_windows::HeldWindows;
 use super::node::Node;
 use super::operands;
 use super::row_wise::{Direct, RowWise};
@@ -181,19 +184,16 @@ impl Engine {
             }
         }
         let key = if def.key.is_empty() { found_key.clone() } else { def.key.clone() };
-        let without_sessions = split::cut_sessions(plan, |aggregate| {
-            let optimized = operands::below(state.optimize(&aggregate)?)?;
-            let split = split(optimized, false, true, &mut state_of)?;
-            nodes.extend(split.nodes);
-            Ok(split.finishing)
-        })?;
-        let optimized = split::keep_values_only(operands::below(state.optimize(&without_sessions)?)?)?;
+        let cut = cut_windows(plan, def.hold.is_some(), &state, &mut state_of)?;
+        nodes.extend(cut.nodes);
+        let optimized = split::keep_values_only(operands::below(state.optimize(&cut.plan)?)?)?;
         let split = split(optimized, def.hold.is_some(), false, &mut state_of)?;
         nodes.extend(split.nodes);
         // Held rows that go by time are touched by no row.
         let by_time = def.hold.is_some_and(|hold| hold.duration.is_some());
         let reach = match split.reach {
-            Reach::Touched if by_time => Reach::All,
+            // So may the sessions of rows that are held already be others.
+            Reach::Touched if by_time || cut.holds_sessions => Reach::All,
             reach => reach,
         };
         let finishing = state.query_planner().create_physical_plan(&split.finishing, &state).await?;
@@ -290,6 +290,12 @@ impl Engine {
         if mode != Mode::Append {
             return Ok(());
         }
+        if nodes.iter().any(|node| self.nodes[*node].node.key_columns().is_none()) {
+            return Err(def.place.error(
+                "mode append writes a row when it is final, and what is made of rows that are held never is: a row \
+                 that comes later can join with them; use mode update",
+            ));
+        }
         if nodes.is_empty() || !nodes.iter().all(|node| self.nodes[*node].node.bounds_time()) {
             return Err(def.place.error(
                 "mode append writes a row when it is final, but nothing here ever is: group by a time window of a \
@@ -382,8 +388,16 @@ impl Engine {
                         "hold_for is measured in event time: the source must declare 'event_time' and 'watermark'",
                     ));
                 }
-                let rows = if hold.duration.is_some() { bound::with_hidden(&plan)? } else { plan.clone() };
-                Box::new(HeldRows::new(Below::new(lower(&rows).await?), table.schema(), hold)?)
+                let windows = HeldWindows {
+                    windows: bound::windows_of_rows(&plan, event_time)?,
+                    sessions: bound::session_of_rows(&plan, event_time)?,
+                };
+                let rows = match hold.duration.is_some() || windows.are_timed() {
+                    true => bound::with_open_windows(bound::with_hidden(&plan)?)?,
+                    false => plan.clone(),
+                };
+                let below = Below::new(lower(&rows).await?);
+                Box::new(HeldRows::new(below, windows, table.schema(), hold)?)
             }
         };
         let below = plan.display_indent().to_string();
