@@ -8,6 +8,8 @@ mod bits;
 mod moments;
 mod nth;
 mod order;
+#[cfg(test)]
+mod poison;
 mod scalars;
 mod subquery;
 mod sum;
