@@ -232,3 +232,41 @@ async fn one_bad_row_among_many_is_found_by_halving() {
     assert_eq!(applied.errors.iter().map(|error| error.row).collect::<Vec<_>>(), [Some(31_415)]);
     assert_eq!(watched.rows("d"), [["a", "49999"]]);
 }
+
+#[tokio::test]
+async fn a_view_that_comes_back_still_has_its_final_rows() {
+    let query = "SELECT date_bin(INTERVAL '1 minute', t) AS m, 100 / SUM(v) AS x FROM s GROUP BY 1";
+    let mut watched = Watched::new(&view("w", query)).await;
+    watched.apply(&[("a", 10, 0)]).await;
+    watched.apply(&[("a", 5, 70)]).await;
+    watched.apply(&[("a", -5, 71)]).await;
+    assert!(watched.reason("w").unwrap().contains("Divide by zero"));
+    // The first minute is final, the second becomes so while the view has failed.
+    watched.apply(&[("a", 4, 72), ("a", 50, 130)]).await;
+    assert_eq!(watched.reason("w"), None);
+    assert_eq!(watched.rows("w").iter().map(|row| row[1].clone()).collect::<Vec<_>>(), ["10", "25", "2"]);
+}
+
+#[tokio::test]
+async fn a_changed_reference_table_takes_no_final_row_back() {
+    let text = format!(
+        "CREATE EXTERNAL TABLE places (k VARCHAR) STORED AS CSV LOCATION 'places';\n{}",
+        view(
+            "w",
+            "SELECT date_bin(INTERVAL '1 minute', t) AS m, COUNT(*) AS n FROM s JOIN places USING (k) GROUP BY 1"
+        )
+    );
+    let files = [QueryFile { path: PathBuf::from("queries/test.sql"), text: format!("{SOURCE}{text}") }];
+    let catalog = Catalog::parse(&files, &session::continuous().state()).await.unwrap();
+    let places = rows(&[("a", 0, 0)]).project(&[0]).unwrap();
+    let mut engine = Engine::plan(&catalog, &[("places".into(), places.schema())]).await.unwrap();
+    engine.set_reference("places", vec![places.clone()]);
+    let changes = engine.start().await.unwrap();
+    let mut watched = Watched { engine, shown: BTreeMap::new(), consumers: BTreeMap::new() };
+    watched.take(changes);
+    watched.apply(&[("a", 1, 0), ("a", 1, 70)]).await;
+    watched.engine.set_reference("places", vec![places.slice(0, 0)]);
+    let changes = watched.engine.refresh(&BTreeSet::from(["places".to_string()])).await.unwrap();
+    watched.take(changes);
+    assert_eq!(watched.rows("w").iter().map(|row| row[1].clone()).collect::<Vec<_>>(), ["1", "1"]);
+}

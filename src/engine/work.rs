@@ -155,6 +155,8 @@ impl View {
                 return Ok(None);
             }
             Work::Direct { .. } => return Ok(None),
+            // It reads no table above its node: rows counted before keep those that they met.
+            Work::Finish(finish) if finish.is_row_wise() => return Ok(None),
             Work::Finish(_) => {}
         }
         let outcome = match self.fold(runner, inputs, session).await {

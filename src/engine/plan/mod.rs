@@ -227,9 +227,9 @@ impl Engine {
             let rows = ViewRows::new(Arc::clone(&schema), &key)?;
             let is_ordered = split::is_ordered(&split.finishing);
             plan_text = self.describe(&positions, reach, plan_text);
-            if reach == Reach::All {
+            if reach == Reach::All || mode != Mode::Append {
                 for node in &positions {
-                    // Evicted rows are read again with the others.
+                    // Evicted rows are read again with the others, if only when a failed view comes back.
                     let node = &mut self.nodes[*node];
                     if node.node.bounds_time() {
                         node.finals.get_or_insert_default();
