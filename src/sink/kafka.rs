@@ -38,6 +38,8 @@ pub struct KafkaSink {
     deliveries: Deliveries,
     /// Not all stored; those before it are.
     queue: VecDeque<Queued>,
+    /// Records of the queue that are neither stored nor refused.
+    pending: usize,
     /// Number of the queue's first record, counted from the sink's opening.
     first: usize,
     /// Position in the queue of the first record that the client has not been given.
@@ -157,6 +159,7 @@ impl KafkaSink {
             client,
             deliveries,
             queue: VecDeque::new(),
+            pending: 0,
             first: 0,
             next: 0,
             in_flight: BTreeSet::new(),
@@ -178,11 +181,8 @@ impl KafkaSink {
             self.in_flight.remove(&number);
             match failed {
                 None => {
-                    if let Some(queued) = number.checked_sub(self.first).and_then(|i| self.queue.get_mut(i)) {
-                        queued.fate = Fate::Stored;
-                        if queued.alone {
-                            self.send_followers_again(number);
-                        }
+                    if self.decide(number, Fate::Stored) {
+                        self.send_followers_again(number);
                     }
                     (self.stored_at, self.backoff) = (Instant::now(), BACKOFF);
                 }
@@ -203,6 +203,17 @@ impl KafkaSink {
         }
     }
 
+    /// Notes what became of a record; whether it had been sent by itself.
+    fn decide(&mut self, number: usize, fate: Fate) -> bool {
+        let position = number.checked_sub(self.first);
+        let Some(queued) = position.and_then(|i| self.queue.get_mut(i)) else { return false };
+        if queued.fate == Fate::Pending {
+            self.pending -= 1;
+            queued.fate = fate;
+        }
+        queued.alone
+    }
+
     fn forget_first(&mut self) {
         self.queue.pop_front();
         self.first += 1;
@@ -219,6 +230,7 @@ impl KafkaSink {
             let same = key.is_some() && queued.record.key == key && queued.record.topic == topic;
             if same && queued.fate == Fate::Stored {
                 queued.fate = Fate::Pending;
+                self.pending += 1;
                 self.again.push_back(self.first + i);
             }
         }
@@ -245,7 +257,7 @@ impl KafkaSink {
         queued.attempts += u8::from(!passes(code));
         match remedy(code).or_else(|| (queued.attempts >= ATTEMPTS_MAX).then(|| code.to_string())) {
             Some(reason) => {
-                queued.fate = Fate::Refused;
+                self.decide(number, Fate::Refused);
                 refuse(&mut self.refused, &topic, reason);
                 self.stored_at = Instant::now();
             }
@@ -281,6 +293,7 @@ impl KafkaSink {
                     queued.alone = false;
                     if queued.fate == Fate::Stored {
                         queued.fate = Fate::Pending;
+                        self.pending += 1;
                     }
                 }
             }
@@ -354,6 +367,7 @@ impl Sink for KafkaSink {
         if self.queue.is_empty() {
             self.stored_at = Instant::now();
         }
+        self.pending += 1;
         self.queue.push_back(Queued { record, fate: Fate::Pending, attempts: 0, alone: false });
     }
 
@@ -363,15 +377,14 @@ impl Sink for KafkaSink {
             self.replace_client();
             self.hand_over();
             self.settle();
-            let pending = self.queue.iter().filter(|queued| queued.fate == Fate::Pending).count();
-            if pending == 0 {
+            if self.pending == 0 {
                 self.stored_at = Instant::now();
             }
             self.judge_outage();
             let left = deadline.saturating_duration_since(Instant::now());
-            if pending == 0 || left.is_zero() {
+            if self.pending == 0 || left.is_zero() {
                 let refused = std::mem::take(&mut self.refused);
-                return Progress { pending, refused, outage: self.outage.current() };
+                return Progress { pending: self.pending, refused, outage: self.outage.current() };
             }
             let until_replaced =
                 self.replace.as_ref().map_or(left, |(at, _)| at.saturating_duration_since(Instant::now()));

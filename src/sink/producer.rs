@@ -13,6 +13,9 @@ use crate::error::{Error, Result};
 
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(60);
 const FLUSH_POLL: Duration = Duration::from_millis(1);
+/// A broker that takes longer than this is looked for less often.
+const FLUSH_SOON: Duration = Duration::from_millis(200);
+const FLUSH_POLL_LATER: Duration = Duration::from_millis(20);
 const FULL_QUEUE_WAIT: Duration = Duration::from_millis(20);
 
 /// Records of one key stay in order; each is stored once by all replicas.
@@ -101,13 +104,13 @@ impl CheckedProducer {
 /// Waits until Kafka has answered for every queued record. The client's own `flush` looks only every
 /// tenth of a second.
 pub fn wait_until_sent<C: ProducerContext>(producer: &BaseProducer<C>) -> Result<()> {
-    let deadline = Instant::now() + FLUSH_TIMEOUT;
+    let begun = Instant::now();
     while producer.in_flight_count() > 0 {
-        if Instant::now() > deadline {
+        if begun.elapsed() > FLUSH_TIMEOUT {
             let reason = format!("no answer within {} s; are the brokers running?", FLUSH_TIMEOUT.as_secs());
             return Err(Error::kafka("writing", reason));
         }
-        producer.poll(FLUSH_POLL);
+        producer.poll(if begun.elapsed() < FLUSH_SOON { FLUSH_POLL } else { FLUSH_POLL_LATER });
     }
     Ok(())
 }

@@ -273,7 +273,6 @@ impl KafkaSource {
     }
 
     fn take(&mut self, message: &BorrowedMessage, batch: &mut RawBatch) {
-        self.heard_at = Instant::now();
         let Some(reading) = self.partitions.get_mut(&message.partition()) else { return };
         let offset = message.offset();
         if offset < reading.state.next {
@@ -370,6 +369,7 @@ impl Source for KafkaSource {
             }
         }
         if !batch.is_empty() {
+            self.heard_at = Instant::now();
             self.refused = None;
             if self.halted.is_none() {
                 self.outage.off();
