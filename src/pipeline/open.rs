@@ -48,6 +48,10 @@ impl Pipeline {
             &[catalog.foreign_keys(), engine.lookup_keys()].concat(),
         );
         warn_of_silent_tables(&*store, &wanted).await;
+        for (table, columns) in engine.reference_columns() {
+            let notes = defs.iter().filter(|def| def.name == *table).flat_map(|def| def.notes(columns));
+            notes.for_each(|note| tracing::info!("{note}"));
+        }
         let pace = Pace::with_refresh(Duration::from_secs(config.reference_refresh_s));
         let (reference_reader, references) = ReferenceReader::start(Arc::clone(&store), wanted, pace).await?;
         tracing::info!(

@@ -2,36 +2,40 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::{Field, Schema, SchemaRef};
+use arrow::datatypes::{Field, Schema};
 use datafusion::sql::sqlparser::ast::{DataType as SqlType, ExactNumberInfo, Statement, TimezoneInfo};
 use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 
 use sqlx::migrate::Migrator;
 
+use super::TableDef;
 use super::schema::{TYPMOD_OFFSET, arrow_type};
 
 /// Each table of the default schema, with its columns as Postgres would have them. What is no CREATE TABLE is
 /// passed over: only Postgres understands all of it.
-pub fn tables_of_migrations(migrator: &Migrator) -> Vec<(String, SchemaRef)> {
-    let statements = migrator.iter().flat_map(|migration| {
-        let parsed = Parser::parse_sql(&PostgreSqlDialect {}, migration.sql.as_str());
-        parsed.unwrap_or_else(|error| {
-            tracing::debug!("migration {}: {error}", migration.version);
-            Vec::new()
-        })
+pub fn tables_of_migrations(migrator: &Migrator) -> Vec<TableDef> {
+    migrator.iter().flat_map(|migration| tables_of(migration.sql.as_str())).collect()
+}
+
+fn tables_of(sql: &str) -> Vec<TableDef> {
+    let statements = Parser::parse_sql(&PostgreSqlDialect {}, sql).unwrap_or_else(|error| {
+        tracing::debug!("a migration: {error}");
+        Vec::new()
     });
     let table = |statement: Statement| match statement {
         Statement::CreateTable(table) if table.name.0.len() == 1 => {
-            let fields = table.columns.iter().map(|column| {
+            let columns = table.columns.iter().map(|column| {
                 let (name, typmod) = postgres_type(&column.data_type);
-                Field::new(column.name.value.clone(), arrow_type(&name, typmod), true)
+                (Field::new(column.name.value.clone(), arrow_type(&name, typmod), true), name)
             });
-            Some((table.name.to_string(), Arc::new(Schema::new(fields.collect::<Vec<_>>()))))
+            let (fields, types): (Vec<_>, Vec<_>) = columns.unzip();
+            let schema = Arc::new(Schema::new(fields));
+            Some(TableDef { name: table.name.to_string(), schema, primary_key: Vec::new(), types })
         }
         _ => None,
     };
-    statements.filter_map(table).collect()
+    statements.into_iter().filter_map(table).collect()
 }
 
 /// A type's name and modifier as Postgres's catalog has them.
@@ -74,16 +78,32 @@ mod tests {
     #[test]
     fn the_elections_tables_are_read_from_its_migrations() {
         let tables = tables_of_migrations(&crate::election::MIGRATIONS);
-        let voters = &tables.iter().find(|(name, _)| name == "voters").unwrap().1;
+        let voters = &tables.iter().find(|table| table.name == "voters").unwrap().schema;
         let type_of = |column: &str| voters.field_with_name(column).unwrap().data_type().clone();
         assert_eq!(type_of("voter_id"), DataType::Utf8);
         assert_eq!(type_of("date_of_birth"), DataType::Date32);
         assert_eq!(type_of("registered_age"), DataType::Int32);
-        let names: Vec<_> = tables.iter().map(|(name, _)| name.as_str()).collect();
+        let names: Vec<_> = tables.iter().map(|table| table.name.as_str()).collect();
         assert_eq!(
             names,
             ["candidates", "voters", "votes"],
             "those of schema tally_internal are no reference tables"
+        );
+    }
+
+    #[test]
+    fn a_numeric_without_a_precision_is_text_and_is_told() {
+        let sql = "CREATE TABLE prices (id INT, price NUMERIC, tax NUMERIC(9, 2), total DECIMAL NOT NULL);";
+        let prices = tables_of(sql).remove(0);
+        let type_of = |column: &str| prices.schema.field_with_name(column).unwrap().data_type().clone();
+        assert_eq!((type_of("price"), type_of("tax")), (DataType::Utf8, DataType::Decimal128(9, 2)));
+        let needed = ["id", "price", "tax"].map(String::from).into();
+        assert_eq!(
+            prices.notes(&needed),
+            [
+                "prices.price is a numeric of no size, or of more digits than a DECIMAL has: it is held as text, which is exact; CAST it \
+              to the DECIMAL you need"
+            ]
         );
     }
 }

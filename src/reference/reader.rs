@@ -46,7 +46,8 @@ impl Pace {
     /// That of a server which has other work too.
     pub fn with_refresh(refresh: Duration) -> Self {
         Pace {
-            refresh,
+            // So far a clock can be counted on.
+            refresh: refresh.min(Duration::from_secs(365 * 86_400)),
             debounce: Duration::from_millis(300),
             retry_first: Duration::from_secs(1),
             retry_max: Duration::from_secs(60),

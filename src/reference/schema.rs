@@ -1,6 +1,7 @@
 //! What tables a Postgres schema has, and how their columns look in Arrow and in the SQL that reads them.
 //! Reads the catalog only, no rows.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
@@ -125,6 +126,22 @@ fn numeric_type(typmod: i32) -> DataType {
 }
 
 impl TableDef {
+    /// What whoever reads these columns should know.
+    pub fn notes(&self, columns: &BTreeSet<String>) -> Vec<String> {
+        let columns_and_types = self.schema.fields().iter().zip(&self.types);
+        let plain_numerics = columns_and_types.filter(|(field, type_name)| {
+            *type_name == "numeric" && *field.data_type() == DataType::Utf8 && columns.contains(field.name())
+        });
+        let note = |column: &str| {
+            format!(
+                "{}.{column} is a numeric of no size, or of more digits than a DECIMAL has: it is held as text, which is exact; CAST it \
+                 to the DECIMAL you need",
+                self.name
+            )
+        };
+        plain_numerics.map(|(field, _)| note(field.name())).collect()
+    }
+
     /// A column's position, or an error that names the columns there are.
     pub(super) fn index_of(&self, column: &str) -> Result<usize, StoreError> {
         self.schema.index_of(column).map_err(|_| {

@@ -12,17 +12,19 @@ use crate::decode;
 use crate::engine::{Engine, session};
 use crate::error::Result;
 use crate::queries::QueryFile;
+use crate::reference;
 
 /// What `tally check` says of a folder: its sources, and how each view is kept up to date. `known` are tables
 /// with their columns that are declared nowhere else.
 pub async fn check(
     files: &[QueryFile],
     tables: &[(String, PathBuf)],
-    known: Vec<(String, SchemaRef)>,
+    known: Vec<reference::TableDef>,
 ) -> Result<String> {
     let planning = session::continuous().state();
     let catalog = Catalog::parse(files, &planning).await?;
-    let mut schemas: BTreeMap<String, SchemaRef> = known.into_iter().collect();
+    let mut schemas: BTreeMap<String, SchemaRef> =
+        known.iter().map(|table| (table.name.clone(), Arc::clone(&table.schema))).collect();
     for table in catalog.tables.values() {
         schemas.insert(table.name.clone(), Arc::clone(&table.schema));
     }
@@ -42,6 +44,10 @@ pub async fn check(
         text += &format!("  kept: {}{others}\n", kept.join(", "));
         let rules: BTreeSet<_> = source.rules.iter().map(|rule| rule.name.as_str()).collect();
         text += &format!("  rules: {}\n", rules.into_iter().collect::<Vec<_>>().join(", "));
+        if let Some(event_time) = &source.event_time {
+            let seconds = source.max_future_ms / 1_000;
+            text += &format!("  future: {event_time} at most {seconds} s after the message's timestamp\n");
+        }
         for rule in &source.rules {
             if let RuleKind::PrimaryKey(key) = &rule.kind {
                 text += &format!("  warning: {}\n", of_primary_key(&source.topic, &key.join(", ")));
@@ -59,6 +65,11 @@ pub async fn check(
             text += &format!("  {line}\n");
         }
         text += "\n";
+    }
+    for table in &known {
+        let needed = engine.reference_columns().get(&table.name);
+        let notes = needed.map(|columns| table.notes(columns)).unwrap_or_default();
+        notes.into_iter().for_each(|note| text += &format!("note: {note}\n"));
     }
     Ok(text)
 }
