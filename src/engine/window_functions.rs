@@ -8,10 +8,12 @@ use arrow::array::{Array, ArrayRef, AsArray, Int64Array, ListArray};
 use arrow::buffer::OffsetBuffer;
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, FieldRef, Int64Type, TimeUnit};
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{ScalarValue, internal_err, plan_datafusion_err, plan_err};
 use datafusion::error::Result;
 use datafusion::logical_expr::{
-    ColumnarValue, Expr, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
+    ColumnarValue, Expr, LogicalPlan, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl,
+    Signature, Volatility,
 };
 use datafusion::prelude::SessionContext;
 
@@ -26,8 +28,9 @@ pub const SESSION_START: &str = "tally_session_start";
 /// … to the gap after it. Only what knows all rows can make sessions of these.
 pub const SESSION_END: &str = "tally_session_end";
 
-/// Most windows that one row may be in.
-const HOPS_MAX: i64 = 10_000;
+/// Most windows that one row may be in: a micro-batch becomes so many times as many rows. A day's window each minute is
+/// 1440.
+const HOPS_MAX: i64 = 1500;
 const DAY: i64 = 86_400_000_000_000;
 /// The longest window. Event times have that much room to both sides of what nanoseconds can hold.
 pub const WINDOW_MAX: i64 = 20 * 365 * DAY;
@@ -74,6 +77,35 @@ pub fn call<'e>(expr: &'e Expr, function: &str) -> Option<&'e [Expr]> {
         Expr::ScalarFunction(call) if call.func.name() == function => Some(&call.args),
         _ => None,
     }
+}
+
+/// Refuses hops over hops that put a row into more windows than one hop may.
+pub fn check_hops(plan: &LogicalPlan) -> Result<()> {
+    match most_hops(plan)? {
+        most if most > HOPS_MAX => plan_err!(
+            "hops over hops put a row into {most} windows, and {HOPS_MAX} are most; make their slides longer"
+        ),
+        _ => Ok(()),
+    }
+}
+
+/// In how many windows the hops of a plan put a row, at most.
+fn most_hops(plan: &LogicalPlan) -> Result<i64> {
+    let mut most: i64 = 1;
+    for input in plan.inputs() {
+        most = most.max(most_hops(input)?);
+    }
+    plan.apply_expressions(|expr| {
+        expr.apply(|part| {
+            if let Some([_, Expr::Literal(slide, _), Expr::Literal(size, _), ..]) = call(part, HOP)
+                && let (Some(slide), Some(size)) = (fixed_nanoseconds(slide), fixed_nanoseconds(size))
+            {
+                most = most.saturating_mul((size / slide).max(1));
+            }
+            Ok(TreeNodeRecursion::Continue)
+        })
+    })?;
+    Ok(most)
 }
 
 /// Whether an expression is what a row knows of its own session.

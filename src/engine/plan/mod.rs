@@ -38,6 +38,7 @@ use super::slot::{Inputs, Kind, Runner, SlotTable};
 use super::split::{self, Reach, split};
 use super::view::{Ring, ViewInfo, ViewRows};
 use super::watermark::Watermark;
+use super::window_functions;
 use super::windows::{self, Sessions};
 use super::work::{View, Work};
 use crate::catalog::{Catalog, Mode, RuleKind, ViewDef};
@@ -157,6 +158,7 @@ impl Engine {
         let state = self.session.state();
         let plan = state.statement_to_plan(query).await?;
         split::refuse_volatile(&plan)?;
+        window_functions::check_hops(&plan)?;
         // Only coercion finds the types of CASE and UNION.
         let plan = state.analyzer().execute_and_check(plan, state.config_options(), |_, _| {})?;
         let table = ViewTable::new(plan.clone(), None);
