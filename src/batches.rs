@@ -57,7 +57,7 @@ pub fn by_halves<T>(
     work: impl Fn(&RecordBatch) -> Result<T>,
     mut done: impl FnMut(Range<usize>, Result<T>),
 ) {
-    let mut parts = Vec::from([0..rows.num_rows()]);
+    let mut parts: Vec<_> = std::iter::once(0..rows.num_rows()).collect();
     while let Some(part) = parts.pop() {
         let some = rows.slice(part.start, part.len());
         let result = guard::catch(|| work(&some));

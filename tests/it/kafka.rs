@@ -324,7 +324,7 @@ async fn topics_that_are_read_are_created_to_keep_all() {
     assert_eq!(created, [(source.clone(), Outcome::Created)]);
     // At once: what is not known everywhere yet is waited for.
     let checked = topics::check(&kafka.config, &uses).await.unwrap();
-    assert_eq!(checked.warnings, [String::new(); 0]);
+    assert!(checked.warnings.is_empty(), "{:?}", checked.warnings);
     kafka.source(&source);
 }
 
