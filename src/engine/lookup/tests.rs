@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use arrow::array::{BooleanArray, Int64Array, StringArray};
-use arrow::datatypes::DataType;
+use arrow::datatypes::{DataType, Field, Schema};
 use arrow::util::display::array_value_to_string;
 use datafusion::prelude::SessionContext;
 
