@@ -2,6 +2,7 @@
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests: a failure is a panic")]
 
 mod bad_input;
+mod datafusion;
 mod election;
 mod embedded;
 mod kafka;

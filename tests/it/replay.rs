@@ -29,8 +29,9 @@ async fn check(folder: &str, inputs: &[&str], tables: &[&str], views: &[&str]) {
         let show = Show::View(view.to_string());
         let (rows, errors) = run(folder, inputs, tables, 1000, &show).await;
         for size in [1, 2, 7] {
-            let (same, _) = run(folder, inputs, tables, size, &show).await;
+            let (same, same_errors) = run(folder, inputs, tables, size, &show).await;
             assert_eq!(same, rows, "{view} in micro-batches of {size}");
+            assert_eq!(sorted_lines(&same_errors), sorted_lines(&errors), "{view} by {size}");
         }
         if *view == views[0] {
             expected += &errors;
@@ -43,6 +44,13 @@ async fn check(folder: &str, inputs: &[&str], tables: &[&str], views: &[&str]) {
         std::fs::write(&file, &expected).unwrap();
     }
     assert_eq!(expected, std::fs::read_to_string(&file).unwrap());
+}
+
+/// Several files are read in turn, so that their lines are told in another order.
+fn sorted_lines(text: &str) -> Vec<&str> {
+    let mut lines: Vec<_> = text.lines().collect();
+    lines.sort();
+    lines
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,0 +1,113 @@
+//! The one place where the oracle and the random queries touch an engine.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+
+use crate::catalog::{Catalog, Mode};
+use crate::decode::{self, Decoded, RuleSet};
+use crate::engine::work::Work;
+use crate::engine::{Engine, ViewChange, ViewInfo, session};
+use crate::error::Result;
+use crate::queries::QueryFile;
+use crate::source::Origin;
+
+/// An engine, and the rules that rows are judged by before it sees them.
+pub struct Driver {
+    pub catalog: Catalog,
+    engine: Engine,
+    rules: BTreeMap<String, RuleSet>,
+}
+
+/// What a micro-batch did.
+pub struct Step {
+    pub changes: Vec<ViewChange>,
+    /// Positions in the micro-batch of the rows that kept the rules.
+    pub counted: Vec<u32>,
+    /// Positions among those of rows that came too late for a view.
+    pub late: Vec<(u32, String)>,
+    /// Positions among those of rows that an expression of a view can't take.
+    pub errors: Vec<(u32, String)>,
+}
+
+impl Driver {
+    /// Plans statements.
+    pub async fn new(text: String) -> Result<Driver> {
+        let files = [QueryFile { path: PathBuf::from("test.sql"), text }];
+        let planning = session::continuous().state();
+        let catalog = Catalog::parse(&files, &planning).await?;
+        let tables: Vec<_> =
+            catalog.tables.values().map(|table| (table.name.clone(), Arc::clone(&table.schema))).collect();
+        let engine = Engine::plan(&catalog, &tables).await?;
+        let mut rules = BTreeMap::new();
+        for source in catalog.sources.values() {
+            rules.insert(source.name.clone(), decode::of_source(source, None, &planning)?.1);
+        }
+        Ok(Driver { catalog, engine, rules })
+    }
+
+    /// The views before the first row.
+    pub async fn start(&mut self) -> Result<Vec<ViewChange>> {
+        self.engine.start().await
+    }
+
+    /// Judges rows and applies those that keep the rules.
+    pub async fn apply(&mut self, source: &str, rows: RecordBatch, partitions: &[i32]) -> Result<Step> {
+        let messages = (0..rows.num_rows() as u32).collect();
+        let rules = self.rules.get_mut(source).expect("a source that is not declared");
+        let origin = |row: u32| Origin {
+            timestamp_ms: None,
+            partition: partitions[row as usize],
+            offset: i64::from(row),
+        };
+        let decoded = Decoded { rows, messages };
+        let (Decoded { rows, messages: counted }, _) = rules.judge(decoded, &origin, &NoKeys)?;
+        let origins: Vec<Origin> = counted.iter().map(|row| origin(*row)).collect();
+        let applied = self.engine.apply(source, rows, Some(&origins)).await?;
+        let errors = applied.errors.into_iter().filter_map(|error| Some((error.row?, error.view))).collect();
+        Ok(Step { changes: applied.changes, counted, late: applied.late, errors })
+    }
+
+    /// Replaces the rows of a reference table.
+    pub async fn set_reference(&mut self, table: &str, rows: Vec<RecordBatch>) -> Result<Vec<ViewChange>> {
+        self.engine.set_reference(table, rows);
+        self.engine.refresh(&[table.to_string()].into()).await
+    }
+
+    /// Why a view shows its last good rows and not the present ones, if it does.
+    pub fn failure(&self, view: &str) -> Option<String> {
+        self.engine.failures().into_iter().find(|failure| failure.view == view).map(|failure| failure.reason)
+    }
+
+    /// A view, as it is served.
+    pub fn info(&self, view: &str) -> Arc<ViewInfo> {
+        Arc::clone(self.engine.views().find(|info| info.name == view).expect("a view that is not declared"))
+    }
+
+    /// Whether a view has no state: what it has said it will not say again.
+    pub fn is_stateless(&self, view: &str) -> bool {
+        let found = self.engine.views.iter().find(|known| known.info.name == view);
+        matches!(found.map(|view| &view.work), Some(Work::Append { .. }))
+    }
+
+    /// Whether a view writes a row only when it is final.
+    pub fn is_append(&self, view: &str) -> bool {
+        self.info(view).mode == Mode::Append.as_str()
+    }
+}
+
+/// No foreign key is drawn.
+struct NoKeys;
+
+impl decode::ForeignKeys for NoKeys {
+    fn contains(
+        &self,
+        _: &str,
+        _: &[String],
+        values: &[arrow::array::ArrayRef],
+    ) -> Result<arrow::array::BooleanArray> {
+        Ok(arrow::array::BooleanArray::from(vec![true; values.first().map_or(0, |column| column.len())]))
+    }
+}

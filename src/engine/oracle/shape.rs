@@ -1,0 +1,164 @@
+//! What a plan of a recount reads, and whether it takes each row of a stream by itself: such an aggregate meets reference
+//! tables as they are when a row comes, and takes no late rows.
+
+use datafusion::common::Result;
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::logical_expr::{Distinct, Expr, JoinType, LogicalPlan};
+
+use super::arrivals::TIME;
+use super::finality;
+use super::recount::{Bound, Recount};
+use super::windows::Window;
+
+impl Recount<'_> {
+    pub fn is_stream(&self, name: &str) -> bool {
+        self.catalog.sources.contains_key(name) || self.window(name).is_some()
+    }
+
+    pub fn reads_stream(&self, plan: &LogicalPlan) -> bool {
+        self.reads(plan, |name| self.is_stream(name))
+    }
+
+    /// Whether the plan, or a subquery in it, reads such a table.
+    pub fn reads(&self, plan: &LogicalPlan, is_such: impl Fn(&str) -> bool) -> bool {
+        let mut found = false;
+        let walked = plan.apply_with_subqueries(|node| {
+            found |= matches!(node, LogicalPlan::TableScan(scan) if is_such(scan.table_name.table()));
+            Ok(TreeNodeRecursion::Continue)
+        });
+        walked.unwrap();
+        found
+    }
+
+    /// Whether there is an aggregate over a stream.
+    pub fn has_aggregate(&self, plan: &LogicalPlan) -> bool {
+        let mut found = false;
+        let walked = plan.apply_with_subqueries(|node| {
+            found |= is_aggregate(node) && self.reads_stream(node);
+            Ok(TreeNodeRecursion::Continue)
+        });
+        walked.unwrap();
+        found
+    }
+
+    /// Whether it is a lowest aggregate of a stream's rows, each taken by itself: so it meets reference tables as
+    /// they are when a row comes, and takes no late rows.
+    pub fn is_incremental(&self, node: &LogicalPlan, is_holding: bool) -> bool {
+        if !is_aggregate(node) || !self.is_fed(node) {
+            return false;
+        }
+        let input = node.inputs()[0];
+        let session = |name: &str| self.window(name).is_some_and(Window::is_session);
+        let has_windows = !is_holding || !self.reads(node, session) || self.narrowest(node).is_some();
+        !self.has_aggregate(input) && self.by_row(input) && has_windows
+    }
+
+    /// Which of an aggregate's keys tells when its groups are final: of several the one that stands for the
+    /// shortest time, and of sessions their window.
+    pub fn narrowest(&self, node: &LogicalPlan) -> Option<(Bound, String)> {
+        let input = node.inputs()[0];
+        let keys = match node {
+            LogicalPlan::Aggregate(aggregate) => aggregate.group_expr.clone(),
+            _ => input.schema().columns().into_iter().map(Expr::Column).collect(),
+        };
+        let extent = |(bound, table): &(Bound, String)| match (bound, self.window(table)) {
+            (Bound::Window, Some(window)) if window.is_session() => 0,
+            (Bound::Window, Some(window)) => window.length(),
+            (Bound::Time(key), _) => {
+                let source = &self.catalog.sources[&self.source_of(table)];
+                let time = source.schema.field_with_name(source.event_time.as_ref().unwrap()).unwrap();
+                finality::extent(key, TIME, time.data_type(), &self.session)
+            }
+            _ => i64::MAX,
+        };
+        keys.into_iter().filter_map(|key| self.bound(key, input)).min_by_key(extent)
+    }
+
+    /// Whether the plan itself, without the subqueries in its expressions, reads a stream.
+    pub fn is_fed(&self, plan: &LogicalPlan) -> bool {
+        let scans = |node: &LogicalPlan| {
+            Ok(matches!(node, LogicalPlan::TableScan(scan) if self.is_stream(scan.table_name.table())))
+        };
+        plan.exists(scans).unwrap()
+    }
+
+    /// Whether the plan makes of each row of one stream at most one, of that row alone.
+    pub fn is_one_row_each(&self, plan: &LogicalPlan) -> bool {
+        let mut asks = false;
+        let simple = |node: &LogicalPlan| {
+            node.apply_subqueries(|_| {
+                asks = true;
+                Ok(TreeNodeRecursion::Stop)
+            })?;
+            Ok(!asks
+                && !has_outer_columns(node)
+                && matches!(
+                    node,
+                    LogicalPlan::Projection(_)
+                        | LogicalPlan::Filter(_)
+                        | LogicalPlan::SubqueryAlias(_)
+                        | LogicalPlan::TableScan(_)
+                ))
+        };
+        self.is_fed(plan) && every(plan, simple)
+    }
+
+    pub fn by_row(&self, plan: &LogicalPlan) -> bool {
+        if !self.is_fed(plan) {
+            return true;
+        }
+        if has_outer_columns(plan) {
+            return false;
+        }
+        let mut asks_stream = false;
+        plan.apply_subqueries(|subquery| {
+            asks_stream |= self.reads_stream(subquery);
+            Ok(TreeNodeRecursion::Continue)
+        })
+        .unwrap();
+        let takes_rows_alone = match plan {
+            LogicalPlan::Projection(_)
+            | LogicalPlan::Filter(_)
+            | LogicalPlan::SubqueryAlias(_)
+            | LogicalPlan::Unnest(_)
+            | LogicalPlan::TableScan(_)
+            | LogicalPlan::Union(_) => true,
+            // Others also answer for rows of the table, by all rows of the stream.
+            LogicalPlan::Join(join) => match (self.is_fed(&join.left), self.is_fed(&join.right)) {
+                (true, false) => matches!(
+                    join.join_type,
+                    JoinType::Inner
+                        | JoinType::Left
+                        | JoinType::LeftSemi
+                        | JoinType::LeftAnti
+                        | JoinType::LeftMark
+                ),
+                (false, true) => matches!(
+                    join.join_type,
+                    JoinType::Inner
+                        | JoinType::Right
+                        | JoinType::RightSemi
+                        | JoinType::RightAnti
+                        | JoinType::RightMark
+                ),
+                _ => false,
+            },
+            _ => false,
+        };
+        takes_rows_alone && !asks_stream && plan.inputs().into_iter().all(|input| self.by_row(input))
+    }
+}
+
+fn is_aggregate(node: &LogicalPlan) -> bool {
+    matches!(node, LogicalPlan::Aggregate(_) | LogicalPlan::Distinct(Distinct::All(_)))
+}
+
+fn every(plan: &LogicalPlan, mut is_such: impl FnMut(&LogicalPlan) -> Result<bool>) -> bool {
+    !plan.exists(|node| Ok(!is_such(node)?)).unwrap()
+}
+
+/// Whether a node of a subquery asks for columns of the query around it.
+fn has_outer_columns(node: &LogicalPlan) -> bool {
+    let is_outer = |part: &Expr| Ok(matches!(part, Expr::OuterReferenceColumn(..)));
+    node.expressions().iter().any(|expr| expr.exists(is_outer).unwrap())
+}

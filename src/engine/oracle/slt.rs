@@ -1,0 +1,105 @@
+//! Runs `tests/sql/*.slt` on an engine and its oracle; each `INSERT` is a micro-batch.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::compute::concat_batches;
+use datafusion::datasource::MemTable;
+
+use super::Pair;
+use super::rows::cells;
+use crate::engine::session;
+use crate::error::{Error, Result};
+
+/// The database that sqllogictest talks to.
+struct Database(Pair);
+
+#[async_trait::async_trait]
+impl sqllogictest::AsyncDB for Database {
+    type Error = Error;
+    type ColumnType = sqllogictest::DefaultColumnType;
+
+    async fn run(&mut self, sql: &str) -> Result<sqllogictest::DBOutput<Self::ColumnType>, Error> {
+        let sql = sql.trim().trim_end_matches(';');
+        let word = |n: usize| sql.split_whitespace().nth(n).unwrap_or_default().to_lowercase();
+        match word(0).as_str() {
+            "create" => self.0.declare(sql).await?,
+            "insert" => {
+                let table = word(2);
+                let schema = self.0.schema(&table).unwrap_or_else(|| panic!("{table} is not declared"));
+                // Values are read as the table's types by DataFusion's own INSERT.
+                let session = session::batch(session::base_config());
+                let empty = MemTable::try_new(schema, vec![vec![]]).unwrap();
+                session.register_table(table.as_str(), Arc::new(empty))?;
+                session.sql(sql).await?.collect().await?;
+                let rows = session.table(table.as_str()).await?.collect().await?;
+                let rows = concat_batches(&self.0.schema(&table).unwrap(), &rows)?;
+                self.0.insert(&table, rows).await;
+                self.0.check().await;
+            }
+            "delete" => {
+                self.0.set(&word(2), Vec::new()).await;
+                self.0.check().await;
+            }
+            "explain" => {
+                let view = word(1);
+                let rows = self.0.plan(&view).lines().map(|line| vec![line.to_string()]).collect();
+                return Ok(sqllogictest::DBOutput::Rows {
+                    types: vec![sqllogictest::DefaultColumnType::Any],
+                    rows,
+                });
+            }
+            _ => {
+                let batches = self.0.session().await.sql(sql).await?.collect().await?;
+                let columns = batches.first().map_or(0, RecordBatch::num_columns);
+                let types = vec![sqllogictest::DefaultColumnType::Any; columns];
+                let spell = |cell: String| if cell.is_empty() { "(empty)".into() } else { cell };
+                let rows: Vec<Vec<String>> =
+                    batches.iter().flat_map(cells).map(|row| row.into_iter().map(spell).collect()).collect();
+                return Ok(sqllogictest::DBOutput::Rows { types, rows });
+            }
+        }
+        Ok(sqllogictest::DBOutput::StatementComplete(0))
+    }
+
+    async fn shutdown(&mut self) {}
+}
+
+/// With TALLY_UPDATE_SQL set, the files' expected rows are written anew: look at the difference.
+#[test]
+fn the_files_of_tests_sql_hold() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sql");
+    let mut files: Vec<_> = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.retain(|file| file.extension().is_some_and(|extension| extension == "slt"));
+    files.sort();
+    assert!(!files.is_empty());
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let mut failed = Vec::new();
+    for file in files {
+        let name = file.file_name().unwrap().to_string_lossy().into_owned();
+        let outcome = std::panic::catch_unwind(|| {
+            let mut runner = sqllogictest::Runner::new(|| async { Ok(Database(Pair::new())) });
+            if std::env::var_os("TALLY_UPDATE_SQL").is_some() {
+                let update = runner.update_test_file(
+                    &file,
+                    " ",
+                    sqllogictest::default_validator,
+                    sqllogictest::default_normalizer,
+                    sqllogictest::default_column_validator,
+                );
+                return runtime.block_on(update).map_err(|e| e.to_string());
+            }
+            runtime.block_on(runner.run_file_async(&file)).map_err(|e| e.display(false).to_string())
+        });
+        match outcome {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => failed.push(format!("{name}: {error}")),
+            Err(panic) => {
+                let text = panic.downcast_ref::<String>().cloned().unwrap_or_default();
+                failed.push(format!("{name}: {text}"));
+            }
+        }
+    }
+    assert!(failed.is_empty(), "{}", failed.join("\n\n"));
+}
