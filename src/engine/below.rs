@@ -11,7 +11,7 @@ use datafusion::physical_plan::execution_plan::reset_plan_states;
 use datafusion::physical_plan::joins::HashJoinExec;
 use datafusion::physical_plan::{ExecutionPlan, collect_partitioned};
 
-use super::slot::{Kind, SlotExec};
+use super::input::{InputExec, Kind};
 use crate::guard;
 
 /// A plan that runs again and again, each time on other rows.
@@ -24,7 +24,7 @@ pub struct Below {
 impl Below {
     /// Takes a plan; finds out what it caches.
     pub fn new(plan: Arc<dyn ExecutionPlan>) -> Self {
-        Below { reusable: is_reusable(&plan), plan }
+        Below { reusable: caches_only_reference(&plan), plan }
     }
 
     /// Columns of its rows.
@@ -57,16 +57,18 @@ impl Below {
 
 /// Whether the plan may run again without a reset: true if all that it caches is a hash table of
 /// reference rows. A join that cached rows of the stream would go on with old ones, silently.
-fn is_reusable(plan: &Arc<dyn ExecutionPlan>) -> bool {
+fn caches_only_reference(plan: &Arc<dyn ExecutionPlan>) -> bool {
     let children = plan.children();
     let caches_reference_only = match children.as_slice() {
         [build, _] => plan.is::<HashJoinExec>() && !reads_stream(build),
         _ => true,
     };
-    caches_reference_only && plan.name() != "ScalarSubqueryExec" && children.into_iter().all(is_reusable)
+    caches_reference_only
+        && plan.name() != "ScalarSubqueryExec"
+        && children.into_iter().all(caches_only_reference)
 }
 
 fn reads_stream(plan: &Arc<dyn ExecutionPlan>) -> bool {
-    plan.downcast_ref::<SlotExec>().is_some_and(|scan| scan.kind() == Kind::Stream)
+    plan.downcast_ref::<InputExec>().is_some_and(|scan| scan.kind() == Kind::Stream)
         || plan.children().into_iter().any(reads_stream)
 }

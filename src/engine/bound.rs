@@ -14,8 +14,8 @@ use datafusion::logical_expr::{
 };
 
 use super::grain::{EXACT, Grain};
-use super::slot::{FINAL_UNTIL, Kind, ROW, TIME, as_slot};
-use super::split::slot_kind;
+use super::input::{FINAL_UNTIL, Kind, ROW, TIME, as_input};
+use super::split::input_kind;
 use super::window_functions::{
     HOP, SESSION_END, SESSION_START, TUMBLE, call, fixed_nanoseconds, is_own_session,
 };
@@ -94,7 +94,7 @@ pub fn bound(aggregate: &Aggregate, event_time: impl Fn(&str) -> Option<String>)
 fn grain(expr: Expr, plan: &LogicalPlan, event_time: impl Fn(&str) -> Option<String>) -> Option<Grain> {
     let (expr, scan) = resolve(expr, plan)?;
     // A reference table may have the name of a stream.
-    if slot_kind(scan) != Some(Kind::Stream) {
+    if input_kind(scan) != Some(Kind::Stream) {
         return None;
     }
     Grain::of(&expr, &event_time(scan.table_name.table())?, &scan.projected_schema)
@@ -363,13 +363,13 @@ pub fn with_hidden(plan: &LogicalPlan) -> Result<LogicalPlan> {
     Ok(match plan {
         LogicalPlan::TableScan(scan) => {
             let provider = source_as_provider(&scan.source)?;
-            let Some(slot) = as_slot(provider.as_ref()) else {
+            let Some(input) = as_input(provider.as_ref()) else {
                 return internal_err!("{} is no stream", scan.table_name);
             };
             let visible = provider.schema().fields().len();
             let mut projection = scan.projection.clone().unwrap_or_else(|| (0..visible).collect());
             projection.extend(visible..visible + 3);
-            let source = provider_as_source(slot.with_hidden());
+            let source = provider_as_source(input.with_hidden());
             let scan = TableScanBuilder::new(scan.table_name.clone(), source)
                 .with_projection(Some(projection))
                 .with_filters(scan.filters.clone())

@@ -12,19 +12,19 @@ use datafusion::physical_plan::{ExecutionPlan, collect};
 use datafusion::prelude::SessionContext;
 
 use super::delta::Delta;
+use super::input::{InputTable, Inputs, Runner};
 use super::node::split;
 use super::schedule::Stateful;
-use super::slot::{Inputs, Runner, SlotTable};
-use super::split::Reach;
+use super::split::Maintenance;
 use super::view::{Changelog, RowSource, ViewInfo, ViewRows};
 use crate::guard;
 
 /// A finishing plan and its rows.
 pub struct Finish {
     plan: Arc<dyn ExecutionPlan>,
-    reach: Reach,
+    maintenance: Maintenance,
     /// Parts that read reference tables only, each with the table that stands for its rows.
-    folded: Vec<(LogicalPlan, Arc<SlotTable>)>,
+    folded: Vec<(LogicalPlan, Arc<InputTable>)>,
     folded_rows: Vec<RecordBatch>,
     /// The nodes that it reads.
     pub nodes: Vec<usize>,
@@ -39,18 +39,18 @@ impl Finish {
     /// A plan that has not run. `is_ordered`: whether the query itself orders its rows.
     pub fn new(
         plan: Arc<dyn ExecutionPlan>,
-        reach: Reach,
-        folded: Vec<(LogicalPlan, Arc<SlotTable>)>,
+        maintenance: Maintenance,
+        folded: Vec<(LogicalPlan, Arc<InputTable>)>,
         nodes: Vec<usize>,
         rows: ViewRows,
         is_ordered: bool,
     ) -> Finish {
-        Finish { plan, reach, folded, folded_rows: Vec::new(), nodes, rows, is_ordered, ordered: None }
+        Finish { plan, maintenance, folded, folded_rows: Vec::new(), nodes, rows, is_ordered, ordered: None }
     }
 
     /// Whether each of its rows depends on one row of its node.
     pub fn is_row_wise(&self) -> bool {
-        self.reach == Reach::Touched
+        self.maintenance == Maintenance::ByRow
     }
 
     /// Bytes held for rows.

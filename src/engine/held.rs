@@ -14,8 +14,8 @@ use datafusion::execution::TaskContext;
 use super::below::Below;
 use super::delta::Delta;
 use super::held_windows::HeldWindows;
+use super::input::{TIME, is_hidden};
 use super::node::{Groups, Node};
-use super::slot::{TIME, is_hidden};
 use crate::batches::empty;
 use crate::catalog::Hold;
 use crate::guard;
@@ -81,7 +81,7 @@ impl Node for HeldRows {
     async fn prepare(&mut self, context: Arc<TaskContext>) -> Result<()> {
         self.prepared = None;
         let rows = self.below.run(context).await?;
-        self.prepared = Some(self.windows.take_late_out(&rows)?);
+        self.prepared = Some(self.windows.split_late(&rows)?);
         Ok(())
     }
 

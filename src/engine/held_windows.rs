@@ -12,8 +12,8 @@ use datafusion::common::internal_err;
 use datafusion::error::Result;
 
 use super::bound::{SessionKeys, SessionRows, TimeWindow};
+use super::input::{FINAL_UNTIL, ROW, TIME};
 use super::session_groups::SessionGroups;
-use super::slot::{FINAL_UNTIL, ROW, TIME};
 
 /// The windows that held rows are in.
 #[derive(Debug, Default)]
@@ -32,7 +32,7 @@ impl HeldWindows {
 
     /// The rows that are not too late for all windows of theirs, and positions in the micro-batch of those that are
     /// for one.
-    pub fn take_late_out(&self, rows: &RecordBatch) -> Result<(RecordBatch, Vec<u32>)> {
+    pub fn split_late(&self, rows: &RecordBatch) -> Result<(RecordBatch, Vec<u32>)> {
         if !self.are_timed() {
             return Ok((rows.clone(), Vec::new()));
         }

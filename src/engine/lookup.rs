@@ -19,8 +19,8 @@ use datafusion::physical_plan::PhysicalExpr;
 
 use self::route::Route;
 use super::Engine;
-use super::slot::Kind;
-use super::split::{reads_stream, slot_kind};
+use super::input::Kind;
+use super::split::{input_kind, reads_stream};
 use crate::batches::{by_halves, project};
 use crate::catalog::{Catalog, RuleKind, SourceDef};
 use crate::decode::ForeignKeys;
@@ -314,7 +314,7 @@ fn base_column(expr: &Expr, plan: &LogicalPlan) -> Option<(String, String)> {
     let Expr::Column(column) = expr else { return None };
     let position = plan.schema().index_of_column(column).ok()?;
     match plan {
-        LogicalPlan::TableScan(scan) if slot_kind(scan) == Some(Kind::Reference) => {
+        LogicalPlan::TableScan(scan) if input_kind(scan) == Some(Kind::Reference) => {
             Some((scan.table_name.table().to_owned(), column.name.clone()))
         }
         LogicalPlan::Projection(projection) => {

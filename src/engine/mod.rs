@@ -17,6 +17,7 @@ mod function;
 mod grain;
 mod held;
 mod held_windows;
+pub mod input;
 mod lookup;
 mod node;
 mod operands;
@@ -29,7 +30,6 @@ mod row_wise;
 mod schedule;
 pub mod session;
 mod session_groups;
-pub mod slot;
 mod split;
 mod store;
 #[cfg(test)]
@@ -49,11 +49,11 @@ use std::sync::Arc;
 use arrow::array::{Int64Array, RecordBatch, UInt32Array};
 use datafusion::prelude::SessionContext;
 
+use self::input::{InputTable, Inputs, Runner};
 pub use self::lookup::Unmatched;
 use self::lookup::ViewLookup;
 pub use self::plan::reads_other_tables;
 use self::schedule::{Stateful, add_to_all};
-use self::slot::{Inputs, Runner, SlotTable};
 pub use self::view::{Changelog, Op, RowSource, ViewInfo};
 use self::watermark::Watermark;
 use self::work::View;
@@ -67,9 +67,9 @@ pub struct Engine {
     runner: Runner,
     /// The rows of the reference tables.
     inputs: Inputs,
-    streams: BTreeMap<String, Arc<SlotTable>>,
+    streams: BTreeMap<String, Arc<InputTable>>,
     watermarks: BTreeMap<String, Watermark>,
-    references: BTreeMap<String, Arc<SlotTable>>,
+    references: BTreeMap<String, Arc<InputTable>>,
     /// Columns of each reference table that a view or a rule reads.
     needed: BTreeMap<String, BTreeSet<String>>,
     /// Columns of each source that a view or its watermark reads.
@@ -283,7 +283,7 @@ impl Engine {
 struct MicroBatch<'a> {
     source: &'a str,
     /// The table that stands for the source in plans.
-    stream: &'a Arc<SlotTable>,
+    stream: &'a Arc<InputTable>,
     rows: &'a RecordBatch,
     /// Groups that end until then are final, in nanoseconds since 1970.
     final_until: Option<i64>,
@@ -295,5 +295,5 @@ fn with_hidden(rows: &RecordBatch, times: Int64Array, final_until: Int64Array) -
     columns.push(Arc::new(times));
     columns.push(Arc::new(final_until));
     columns.push(Arc::new(UInt32Array::from_iter_values(0..rows.num_rows() as u32)));
-    Ok(RecordBatch::try_new(slot::with_hidden_fields(&rows.schema()), columns)?)
+    Ok(RecordBatch::try_new(input::with_hidden_fields(&rows.schema()), columns)?)
 }

@@ -9,7 +9,7 @@ use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::TaskContext;
 
 use super::delta::{self, Delta};
-use super::slot::{Inputs, Runner, SlotTable};
+use super::input::{InputTable, Inputs, Runner};
 
 /// The rows of a node as they were at some time.
 pub trait Groups: Send + Sync + std::fmt::Debug {
@@ -37,7 +37,7 @@ pub trait Node: Send + Sync {
     fn rows(&self) -> Result<RecordBatch>;
 
     /// The rows as they are now, to be read later; none if the rows of a delta are not in the order that
-    /// [`Direct`](super::row_wise::Direct) needs.
+    /// [`RowView`](super::row_wise::RowView) needs.
     fn snapshot(&self) -> Option<Arc<dyn Groups>>;
 
     /// Forgets what is cached of the reference tables.
@@ -81,7 +81,7 @@ pub struct RowError {
 /// If no row at all could be added, since what fails is not a row: a reference table's, for example.
 pub async fn add(
     node: &mut dyn Node,
-    table: &SlotTable,
+    table: &InputTable,
     rows: &RecordBatch,
     runner: &Runner,
     inputs: &Inputs,

@@ -109,7 +109,7 @@ fn flatten(plan: &LogicalPlan) -> Option<(Vec<Expr>, Vec<Expr>, DFSchema)> {
 
 /// A view that is [`RowWise`] over one aggregate.
 #[derive(Debug)]
-pub struct Direct {
+pub struct RowView {
     row_wise: Arc<RowWise>,
     key: Vec<String>,
     /// Positions of the columns by which rows are read in order: those of the key, else all.
@@ -119,7 +119,7 @@ pub struct Direct {
     groups: Option<Arc<dyn Groups>>,
 }
 
-impl Direct {
+impl RowView {
     /// A view with no row yet.
     pub fn new(row_wise: RowWise, key: &[String]) -> Result<Self> {
         let schema = &row_wise.schema;
@@ -127,7 +127,7 @@ impl Direct {
             [] => (0..schema.fields().len()).collect(),
             key => key.iter().map(|name| Ok(schema.index_of(name)?)).collect::<Result<_>>()?,
         };
-        Ok(Direct { row_wise: Arc::new(row_wise), key: key.to_vec(), order, rows: 0, groups: None })
+        Ok(RowView { row_wise: Arc::new(row_wise), key: key.to_vec(), order, rows: 0, groups: None })
     }
 
     /// What the touched groups change; `groups` are all of them now.

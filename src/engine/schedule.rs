@@ -10,9 +10,9 @@ use tokio::task::JoinSet;
 
 use super::MicroBatch;
 use super::delta::Delta;
+use super::input::{InputTable, Inputs, Runner};
 use super::node::{self, Node, RowError, plain};
 use super::plan::Identity;
-use super::slot::{Inputs, Runner, SlotTable};
 use crate::guard;
 
 /// A stateful node that one or more views share.
@@ -26,7 +26,7 @@ pub struct Stateful {
     /// The reference tables that it reads.
     pub references: BTreeSet<String>,
     /// Stands for its rows in finishing plans.
-    pub table: Arc<SlotTable>,
+    pub table: Arc<InputTable>,
     /// Its state.
     pub node: Box<dyn Node>,
     /// Evicted rows that a finishing plan reads again; none where nobody does.
@@ -113,7 +113,7 @@ impl Finals {
 /// A micro-batch as a task of its own has it.
 #[derive(Clone)]
 struct Rows {
-    stream: Arc<SlotTable>,
+    stream: Arc<InputTable>,
     rows: RecordBatch,
     final_until: Option<i64>,
     runner: Runner,

@@ -14,7 +14,7 @@ use datafusion::logical_expr::{
     Expr, JoinType, LogicalPlan, LogicalPlanBuilder, Projection, TableScan, Volatility, lit,
 };
 
-use super::slot::{Kind, SlotTable, as_slot};
+use super::input::{InputTable, Kind, as_input};
 use super::window_functions::is_own_session;
 
 /// A view's plan after the split.
@@ -22,24 +22,24 @@ use super::window_functions::is_own_session;
 pub struct Split {
     /// What keeps state, each with the table that stands for its rows in `finishing`: the lowest aggregates
     /// over a stream (`LogicalPlan::Aggregate`), and the streams whose rows are held (any other plan).
-    pub nodes: Vec<(LogicalPlan, Arc<SlotTable>)>,
+    pub nodes: Vec<(LogicalPlan, Arc<InputTable>)>,
     /// What runs above them; for a view without state, on each micro-batch by itself.
     pub finishing: LogicalPlan,
     /// Parts of `finishing` that read reference tables only: run once per refresh, not per micro-batch.
-    pub folded: Vec<(LogicalPlan, Arc<SlotTable>)>,
+    pub folded: Vec<(LogicalPlan, Arc<InputTable>)>,
     /// How a micro-batch is finished.
-    pub reach: Reach,
+    pub maintenance: Maintenance,
 }
 
 /// Which rows a micro-batch must be finished over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reach {
+pub enum Maintenance {
     /// There is no state: over its own rows, which are added to the view.
     Append,
     /// Each row depends on one row of one node: over the touched ones.
-    Touched,
+    ByRow,
     /// Over all rows of the nodes.
-    All,
+    Recompute,
 }
 
 /// Splits `plan`, already optimized. `state_of` gives the table of a node, so that equal nodes of several
@@ -49,15 +49,20 @@ pub fn split(
     plan: LogicalPlan,
     may_hold: bool,
     is_session: bool,
-    mut state_of: impl FnMut(&LogicalPlan) -> Result<Arc<SlotTable>>,
+    mut state_of: impl FnMut(&LogicalPlan) -> Result<Arc<InputTable>>,
 ) -> Result<Split> {
     check_limits(&plan)?;
     if !may_hold && reads_stream(&plan) && !has_aggregate(&plan)? && !reads(&plan, Kind::State) {
         check_below(&plan).map_err(needs_rows)?;
         refuse_leftover_sessions(&plan)?;
-        return Ok(Split { nodes: Vec::new(), finishing: plan, folded: Vec::new(), reach: Reach::Append });
+        return Ok(Split {
+            nodes: Vec::new(),
+            finishing: plan,
+            folded: Vec::new(),
+            maintenance: Maintenance::Append,
+        });
     }
-    let mut nodes: Vec<(LogicalPlan, Arc<SlotTable>)> = Vec::new();
+    let mut nodes: Vec<(LogicalPlan, Arc<InputTable>)> = Vec::new();
     let mut add = |node: LogicalPlan| {
         let table = state_of(&node)?;
         let scan = stand_in(&node, &table)?;
@@ -94,9 +99,9 @@ pub fn split(
     })?;
     let mut folded = Vec::new();
     let finishing = above.data.recompute_schema()?.transform_down(|node| {
-        if !reads(&node, Kind::State) && reads(&node, Kind::Reference) && costs(&node)? {
+        if !reads(&node, Kind::State) && reads(&node, Kind::Reference) && !is_trivial(&node)? {
             let name = format!("folded_{}", folded.len());
-            let table = SlotTable::new(name, Kind::Reference, positional_schema(&node));
+            let table = InputTable::new(name, Kind::Reference, positional_schema(&node));
             let scan = stand_in(&node, &table)?;
             folded.push((node, table));
             return Ok(Transformed::new(scan, true, TreeNodeRecursion::Jump));
@@ -110,8 +115,9 @@ pub fn split(
     if !is_session {
         nodes.iter().try_for_each(|(node, _)| refuse_leftover_sessions(node))?;
     }
-    let reach = if is_row_wise(&finishing, Kind::State)? { Reach::Touched } else { Reach::All };
-    Ok(Split { nodes, finishing, folded, reach })
+    let maintenance =
+        if is_row_wise(&finishing, Kind::State)? { Maintenance::ByRow } else { Maintenance::Recompute };
+    Ok(Split { nodes, finishing, folded, maintenance })
 }
 
 /// Where a plan asks only whether the rows of a stream have a value (IN, EXISTS, EXCEPT, a semi or anti join),
@@ -220,7 +226,7 @@ pub fn positional_schema(plan: &LogicalPlan) -> SchemaRef {
 }
 
 /// A scan of `table` with the qualified column names of `plan`.
-pub fn stand_in(plan: &LogicalPlan, table: &Arc<SlotTable>) -> Result<LogicalPlan> {
+pub fn stand_in(plan: &LogicalPlan, table: &Arc<InputTable>) -> Result<LogicalPlan> {
     let names = plan.schema().iter().enumerate().map(|(i, (qualifier, field))| {
         let column = Expr::Column(Column::new(Some(table.name()), format!("c{i}")));
         column.alias_qualified(qualifier.cloned(), field.name())
@@ -231,16 +237,16 @@ pub fn stand_in(plan: &LogicalPlan, table: &Arc<SlotTable>) -> Result<LogicalPla
 }
 
 /// The stream, state or reference table that is scanned, if it is one of ours.
-pub fn slot_kind(scan: &TableScan) -> Option<Kind> {
+pub fn input_kind(scan: &TableScan) -> Option<Kind> {
     let provider = source_as_provider(&scan.source).ok()?;
-    as_slot(provider.as_ref()).map(SlotTable::kind)
+    as_input(provider.as_ref()).map(InputTable::kind)
 }
 
-/// Whether the plan scans a slot of that kind; what subqueries in its expressions scan counts too.
+/// Whether the plan scans an input table of that kind; what subqueries in its expressions scan counts too.
 fn reads(plan: &LogicalPlan, kind: Kind) -> bool {
     let mut found = false;
     let walked = plan.apply_with_subqueries(|node| {
-        found |= matches!(node, LogicalPlan::TableScan(scan) if slot_kind(scan) == Some(kind));
+        found |= matches!(node, LogicalPlan::TableScan(scan) if input_kind(scan) == Some(kind));
         Ok(if found { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
     });
     found && walked.is_ok()
@@ -254,7 +260,7 @@ pub fn reads_stream(plan: &LogicalPlan) -> bool {
 /// Whether the plan itself, not a subquery in an expression, scans a stream.
 fn is_fed_by_stream(plan: &LogicalPlan) -> bool {
     plan.exists(|node| {
-        Ok(matches!(node, LogicalPlan::TableScan(scan) if slot_kind(scan) == Some(Kind::Stream)))
+        Ok(matches!(node, LogicalPlan::TableScan(scan) if input_kind(scan) == Some(Kind::Stream)))
     })
     .unwrap_or(false)
 }
@@ -283,7 +289,7 @@ fn columns(plan: &LogicalPlan, kind: Kind) -> Result<Vec<(String, Vec<String>)>>
     let mut tables = Vec::new();
     plan.apply_with_subqueries(|node| {
         if let LogicalPlan::TableScan(scan) = node
-            && slot_kind(scan) == Some(kind)
+            && input_kind(scan) == Some(kind)
         {
             let columns = scan.projected_schema.fields().iter().map(|field| field.name().clone()).collect();
             tables.push((scan.table_name.table().to_string(), columns));
@@ -303,7 +309,7 @@ fn asks_stream(node: &LogicalPlan) -> bool {
     found && walked.is_ok()
 }
 
-/// Whether each row of the plan depends on one row of a single slot of that kind and on nothing else.
+/// Whether each row of the plan depends on one row of a single input table of that kind and on nothing else.
 fn is_row_wise(plan: &LogicalPlan, kind: Kind) -> Result<bool> {
     let other = plan.exists(|node| Ok(!is_row_wise_node(node, kind)?))?;
     Ok(!other)
@@ -312,7 +318,7 @@ fn is_row_wise(plan: &LogicalPlan, kind: Kind) -> Result<bool> {
 fn is_row_wise_node(node: &LogicalPlan, kind: Kind) -> Result<bool> {
     let row_wise = match node {
         LogicalPlan::Projection(_) | LogicalPlan::Filter(_) | LogicalPlan::SubqueryAlias(_) => true,
-        LogicalPlan::TableScan(scan) => slot_kind(scan) == Some(kind),
+        LogicalPlan::TableScan(scan) => input_kind(scan) == Some(kind),
         _ => false,
     };
     let mut subqueries = false;
@@ -387,15 +393,16 @@ fn check_below(plan: &LogicalPlan) -> Result<()> {
     Ok(())
 }
 
-/// Whether running the plan does more than passing columns on.
-fn costs(plan: &LogicalPlan) -> Result<bool> {
-    plan.exists(|node| {
+/// Whether running the plan does no more than passing columns on.
+fn is_trivial(plan: &LogicalPlan) -> Result<bool> {
+    let does_more = plan.exists(|node| {
         let passes = matches!(
             node,
             LogicalPlan::Projection(_) | LogicalPlan::SubqueryAlias(_) | LogicalPlan::TableScan(_)
         );
         Ok(!passes)
-    })
+    })?;
+    Ok(!does_more)
 }
 
 /// Whether the rows come out sorted by an ORDER BY of the query itself.
@@ -410,7 +417,7 @@ pub fn is_ordered(plan: &LogicalPlan) -> bool {
 }
 
 /// Whether more rows of the nodes can only add rows to the view.
-pub fn only_adds(finishing: &LogicalPlan) -> Result<bool> {
+pub fn is_monotonic(finishing: &LogicalPlan) -> Result<bool> {
     let mut adds = true;
     finishing.apply_with_subqueries(|node| {
         adds &= match node {
@@ -420,7 +427,7 @@ pub fn only_adds(finishing: &LogicalPlan) -> Result<bool> {
             | LogicalPlan::Unnest(_)
             | LogicalPlan::Union(_) => true,
             // A reference table may change, and its rows with it.
-            LogicalPlan::TableScan(scan) => slot_kind(scan) == Some(Kind::State),
+            LogicalPlan::TableScan(scan) => input_kind(scan) == Some(Kind::State),
             LogicalPlan::Join(join) => join.join_type == JoinType::Inner,
             _ => false,
         };

@@ -3,7 +3,7 @@
 //! recount alike.
 //!
 //! Windows are half open, `[window_start, window_end)`, and counted from 1970-01-01. A row without a time, or with
-//! one so near the end of what a TIMESTAMP holds that its window would reach beyond, is in no window.
+//! one so near the end of what a TIMESTAMP holds that its window would maintenance beyond, is in no window.
 
 use std::ops::ControlFlow;
 

@@ -11,10 +11,10 @@ use datafusion::prelude::SessionContext;
 
 use super::below::Below;
 use super::finish::Finish;
+use super::input::{Inputs, Runner};
 use super::node::{RowError, plain, split};
-use super::row_wise::Direct;
+use super::row_wise::RowView;
 use super::schedule::{NodeChange, Stateful};
-use super::slot::{Inputs, Runner};
 use super::view::{Changelog, Op, Ring, RowSource, ViewInfo};
 use super::{Applied, Failure, MicroBatch, ViewChange, ViewError};
 use crate::catalog::{Mode, Place};
@@ -47,11 +47,11 @@ pub enum Work {
         ring: Ring,
     },
     /// Its rows are each made of one group of a node.
-    Direct {
+    RowView {
         /// The node.
         node: usize,
         /// Expressions over it.
-        direct: Direct,
+        view: RowView,
     },
     /// Its rows are those of a plan over its nodes.
     Finish(Finish),
@@ -79,7 +79,7 @@ impl View {
     pub fn nodes(&self) -> &[usize] {
         match &self.work {
             Work::Append { .. } => &[],
-            Work::Direct { node, .. } => std::slice::from_ref(node),
+            Work::RowView { node, .. } => std::slice::from_ref(node),
             Work::Finish(finish) => &finish.nodes,
         }
     }
@@ -88,7 +88,7 @@ impl View {
     pub fn own_bytes(&self) -> usize {
         match &self.work {
             Work::Append { ring, .. } => ring.bytes(),
-            Work::Direct { .. } => 0,
+            Work::RowView { .. } => 0,
             Work::Finish(finish) => finish.bytes(),
         }
     }
@@ -108,7 +108,7 @@ impl View {
     pub fn shown(&self) -> Option<Arc<dyn RowSource>> {
         match &self.work {
             Work::Append { .. } => None,
-            Work::Direct { direct, .. } => direct.shown(),
+            Work::RowView { view, .. } => view.shown(),
             Work::Finish(finish) => Some(finish.shown()),
         }
     }
@@ -154,7 +154,7 @@ impl View {
                 below.reset()?;
                 return Ok(None);
             }
-            Work::Direct { .. } => return Ok(None),
+            Work::RowView { .. } => return Ok(None),
             // It reads no table above its node: rows counted before keep those that they met.
             Work::Finish(finish) if finish.is_row_wise() => return Ok(None),
             Work::Finish(_) => {}
@@ -226,10 +226,10 @@ impl View {
         let Some(news) = news.next() else { return Ok(None) };
         match &mut self.work {
             Work::Append { .. } => Ok(None),
-            Work::Direct { node, direct } => {
+            Work::RowView { node, view } => {
                 let Some(groups) = nodes[*node].node.snapshot() else { return Ok(None) };
-                let changelog = direct.update(&news.delta, groups)?;
-                Ok(direct.shown().map(|rows| self.change(changelog, rows)))
+                let changelog = view.update(&news.delta, groups)?;
+                Ok(view.shown().map(|rows| self.change(changelog, rows)))
             }
             Work::Finish(finish) if finish.is_row_wise() && is_append => {
                 let Some(evicted) = &news.evicted else { return Ok(None) };
@@ -259,7 +259,7 @@ impl View {
         inputs: &Inputs,
     ) -> Result<Option<ViewChange>> {
         let groups = match &self.work {
-            Work::Direct { node, .. } => nodes[*node].node.snapshot().map_or(0, |groups| groups.len()),
+            Work::RowView { node, .. } => nodes[*node].node.snapshot().map_or(0, |groups| groups.len()),
             _ => 0,
         };
         if let Some(failed) = &mut self.failed {
@@ -276,11 +276,11 @@ impl View {
     async fn compute(&mut self, nodes: &[Stateful], runner: &Runner, inputs: &Inputs) -> Result<ViewChange> {
         match &mut self.work {
             Work::Append { .. } => Err(exec_datafusion_err!("a view without state can't be computed anew")),
-            Work::Direct { node, direct } => {
+            Work::RowView { node, view } => {
                 let groups = nodes[*node].node.snapshot();
                 let groups = groups.ok_or_else(|| exec_datafusion_err!("a node without a snapshot"))?;
-                let changelog = direct.replace(groups)?;
-                let rows = direct.shown().ok_or_else(|| exec_datafusion_err!("a view without rows"))?;
+                let changelog = view.replace(groups)?;
+                let rows = view.shown().ok_or_else(|| exec_datafusion_err!("a view without rows"))?;
                 Ok(self.change(changelog, rows))
             }
             Work::Finish(finish) => {

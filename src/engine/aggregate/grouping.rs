@@ -10,8 +10,8 @@ use datafusion::physical_plan::aggregates::order::GroupOrdering;
 
 use crate::batches::Owned;
 use crate::engine::bound::SessionKeys;
+use crate::engine::input::FINAL_UNTIL;
 use crate::engine::session_groups::SessionGroups;
-use crate::engine::slot::FINAL_UNTIL;
 use crate::engine::store::Store;
 
 const UNTOUCHED: u32 = u32::MAX;

@@ -35,8 +35,8 @@ use super::bound::{Bound, SessionKeys};
 use super::dedup::Dedup;
 use super::delta::Delta;
 use super::function::Function;
+use super::input::{FINAL_UNTIL, ROW};
 use super::node::{Groups, Node};
-use super::slot::{FINAL_UNTIL, ROW};
 use super::store::Store;
 use super::watermark::nanoseconds;
 use crate::batches::empty;
@@ -47,7 +47,7 @@ const DEAD_MIN: usize = 1024;
 
 /// What decides how long a group can change.
 #[derive(Clone, Debug, Default)]
-pub struct Lifetime {
+pub struct EventTimeBounds {
     /// The key that bounds the event time, where the source has a watermark.
     pub bound: Option<Bound>,
     /// The keys of session windows.
@@ -65,7 +65,7 @@ pub struct AggregateState {
     grouping: Grouping,
     /// By group: its key; then for each function its states and, where that is another, its result.
     store: Store,
-    lifetime: Lifetime,
+    bounds: EventTimeBounds,
     /// Groups by the time when they are final, where that is known.
     ends: BTreeMap<i64, Vec<u32>>,
     /// Groups that are final or merged into others; their numbers are not used again until the next rebuild.
@@ -88,16 +88,16 @@ struct Prepared {
 
 impl AggregateState {
     /// Takes over what `plan` would compute; `schema` is that of its rows in the finishing plan.
-    pub fn new(plan: &Arc<dyn ExecutionPlan>, schema: SchemaRef, lifetime: Lifetime) -> Result<Self> {
+    pub fn new(plan: &Arc<dyn ExecutionPlan>, schema: SchemaRef, bounds: EventTimeBounds) -> Result<Self> {
         let (exec, below) = own_rows(plan)?;
         let group_by = PhysicalGroupBy::clone(exec.group_expr());
         let input = exec.input().schema();
         let key_schema = group_by.group_schema(&input)?;
         let key_columns = key_schema.fields().len();
-        if lifetime.session.is_some() && group_by.has_grouping_set() {
+        if bounds.session.is_some() && group_by.has_grouping_set() {
             return plan_err!("session windows can't be grouped by GROUPING SETS, ROLLUP or CUBE");
         }
-        let grouping = Grouping::new(&key_schema, lifetime.session.as_ref())?;
+        let grouping = Grouping::new(&key_schema, bounds.session.as_ref())?;
         let dedups = !matches!(grouping, Grouping::BySession(_));
         let functions = exec
             .aggr_expr()
@@ -115,7 +115,7 @@ impl AggregateState {
             functions,
             grouping,
             store: Store::default(),
-            lifetime,
+            bounds,
             ends: BTreeMap::new(),
             dead: BTreeSet::new(),
             evicted_until: i64::MIN,
@@ -132,11 +132,11 @@ impl AggregateState {
 
     fn prepare_rows(&mut self, rows: &RecordBatch) -> Result<()> {
         let mut sets = evaluate_group_by(&self.group_by, rows)?;
-        let (rows, late) = self.take_late_out(rows, &sets)?;
+        let (rows, late) = self.split_late(rows, &sets)?;
         if !late.is_empty() {
             sets = evaluate_group_by(&self.group_by, &rows)?;
         }
-        let keys = one_after_another(&sets)?;
+        let keys = concat_grouping_sets(&sets)?;
         let touched = self.grouping.touch(&keys, rows.num_rows() * sets.len().max(1), &rows, &self.store)?;
         self.prepared = Some(self.merge(&keys, touched, &rows, late)?);
         Ok(())
@@ -165,7 +165,7 @@ impl AggregateState {
         let row = RecordBatch::try_new_with_options(nullable, columns, &options)?;
         let sets = evaluate_group_by(&self.group_by, &row)?.into_iter().zip(self.group_by.groups());
         let totals: Vec<_> = sets.filter(|(_, set)| is_total(set)).map(|(keys, _)| keys).collect();
-        let keys = one_after_another(&totals)?;
+        let keys = concat_grouping_sets(&totals)?;
         let empty = RecordBatch::new_empty(Arc::clone(input));
         let mut touched = self.grouping.touch(&keys, totals.len(), &empty, &self.store)?;
         touched.positions.clear();
@@ -263,9 +263,9 @@ impl AggregateState {
 
     /// The rows whose groups are not final, and the positions of the others in the micro-batch. `sets` are the
     /// rows' keys by grouping set.
-    fn take_late_out(&self, rows: &RecordBatch, sets: &[Vec<ArrayRef>]) -> Result<(RecordBatch, Vec<u32>)> {
+    fn split_late(&self, rows: &RecordBatch, sets: &[Vec<ArrayRef>]) -> Result<(RecordBatch, Vec<u32>)> {
         let (Some(bound), [keys], Some(final_until)) =
-            (self.lifetime.bound, sets, rows.column_by_name(FINAL_UNTIL))
+            (self.bounds.bound, sets, rows.column_by_name(FINAL_UNTIL))
         else {
             return Ok((rows.clone(), Vec::new()));
         };
@@ -293,7 +293,7 @@ impl AggregateState {
 
     /// When the groups that the micro-batch adds are final.
     fn ends(&self, groups: &[u32], with_old: usize, columns: &[ArrayRef]) -> Result<Vec<(i64, u32)>> {
-        let Some(bound) = self.lifetime.bound else { return Ok(Vec::new()) };
+        let Some(bound) = self.bounds.bound else { return Ok(Vec::new()) };
         if let Grouping::BySession(sessions) = &self.grouping {
             let end = |group: &u32| Some((sessions.end(*group)?, *group));
             return Ok(groups.iter().filter_map(end).collect());
@@ -409,7 +409,7 @@ impl Node for AggregateState {
     }
 
     fn snapshot(&self) -> Option<Arc<dyn Groups>> {
-        let aligned = !matches!(self.grouping, Grouping::BySession(_)) && self.lifetime.bound.is_none();
+        let aligned = !matches!(self.grouping, Grouping::BySession(_)) && self.bounds.bound.is_none();
         aligned.then(|| Arc::new(StoredGroups { store: self.store.clone(), shape: self.shape.clone() }) as _)
     }
 
@@ -428,11 +428,11 @@ impl Node for AggregateState {
     }
 
     fn bounds_time(&self) -> bool {
-        self.lifetime.bound.is_some()
+        self.bounds.bound.is_some()
     }
 
     fn describe(&self) -> String {
-        let mut text = match (&self.grouping, self.lifetime.bound) {
+        let mut text = match (&self.grouping, self.bounds.bound) {
             (Grouping::One, _) => "one group".to_string(),
             (Grouping::BySession(_), None) => "sessions, kept for ever: the source has no watermark".into(),
             (Grouping::BySession(_), Some(_)) => "sessions, until the watermark passes their end".into(),
@@ -452,7 +452,7 @@ impl Node for AggregateState {
 }
 
 /// The keys of all grouping sets: first those of the first set, of every row, and so on.
-fn one_after_another(sets: &[Vec<ArrayRef>]) -> Result<Vec<ArrayRef>> {
+fn concat_grouping_sets(sets: &[Vec<ArrayRef>]) -> Result<Vec<ArrayRef>> {
     let Some(first) = sets.first() else { return Ok(Vec::new()) };
     if sets.len() == 1 {
         return Ok(first.clone());

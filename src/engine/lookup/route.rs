@@ -10,8 +10,8 @@ use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::utils::split_conjunction;
 use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan};
 
-use super::super::slot::Kind;
-use super::super::split::slot_kind;
+use super::super::input::Kind;
+use super::super::split::input_kind;
 use super::{Lookup, LookupJoin, Match, nth, unaliased};
 
 /// What is looked for, said by the columns of some plan on the way from the join down to the stream.
@@ -32,7 +32,7 @@ impl Route {
     /// Goes on through `plan`, of which all columns are, and notes where streams are found.
     pub(super) fn follow(mut self, plan: &LogicalPlan, arrived: &mut Vec<Arrived>) {
         match plan {
-            LogicalPlan::TableScan(scan) if slot_kind(scan) == Some(Kind::Stream) => {
+            LogicalPlan::TableScan(scan) if input_kind(scan) == Some(Kind::Stream) => {
                 let (source, declared) = (scan.table_name.table().to_owned(), scan.source.schema());
                 arrived.push(Arrived { source, declared, route: self });
             }

@@ -9,8 +9,8 @@ use datafusion::prelude::SessionContext;
 
 use super::*;
 use crate::catalog::Catalog;
+use crate::engine::input::InputTable;
 use crate::engine::session;
-use crate::engine::slot::SlotTable;
 use crate::error::Error;
 use crate::queries::QueryFile;
 use crate::reference::KeyIndex;
@@ -20,8 +20,8 @@ fn session() -> SessionContext {
     let session = session::continuous();
     let table = |name: &str, kind, columns: &[(&str, DataType)]| {
         let fields: Vec<_> = columns.iter().map(|(name, t)| Field::new(*name, t.clone(), true)).collect();
-        let slot = SlotTable::new(name, kind, Arc::new(Schema::new(fields)));
-        session.register_table(name, slot).unwrap();
+        let input = InputTable::new(name, kind, Arc::new(Schema::new(fields)));
+        session.register_table(name, input).unwrap();
     };
     let (text, number) = (DataType::Utf8, DataType::Int64);
     let orders = [

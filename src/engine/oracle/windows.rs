@@ -148,7 +148,7 @@ fn in_sessions(
     };
     let mut placed = Vec::new();
     for (row, time) in times.iter().enumerate() {
-        // A session that would reach beyond what a TIMESTAMP holds is none.
+        // A session that would maintenance beyond what a TIMESTAMP holds is none.
         let Some(time) = time.filter(|time| i64::try_from(time + gap).is_ok()) else { continue };
         let until = final_until(row);
         if until.is_some_and(|until| time + gap <= until) {

@@ -9,7 +9,7 @@ use datafusion::error::Result;
 use datafusion::logical_expr::LogicalPlan;
 
 use crate::catalog::{Hold, ViewDef};
-use crate::engine::slot::{Kind, SlotTable};
+use crate::engine::input::{InputTable, Kind};
 use crate::engine::split;
 
 /// What a node computes, and of what. Plans are compared and not their texts, which leave out rows of VALUES and
@@ -51,15 +51,15 @@ impl PartialEq for Identity {
 pub fn shared_table(
     node: &LogicalPlan,
     def: &ViewDef,
-    found: &mut Vec<(Identity, Arc<SlotTable>)>,
-) -> Result<Arc<SlotTable>> {
+    found: &mut Vec<(Identity, Arc<InputTable>)>,
+) -> Result<Arc<InputTable>> {
     let identity = Identity::new(node, def)?;
     if let Some((_, table)) = found.iter().find(|(known, _)| *known == identity) {
         return Ok(Arc::clone(table));
     }
     let kind = if matches!(node, LogicalPlan::Aggregate(_)) { "aggregate" } else { "held" };
     let name = format!("{kind}_{}", found.len());
-    let table = SlotTable::new(name, Kind::State, split::positional_schema(node));
+    let table = InputTable::new(name, Kind::State, split::positional_schema(node));
     found.push((identity, Arc::clone(&table)));
     Ok(table)
 }

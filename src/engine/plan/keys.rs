@@ -9,7 +9,7 @@ use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::logical_expr::{Distinct, Expr, JoinType, LogicalPlan};
 
 use crate::catalog::ViewDef;
-use crate::engine::slot::Kind;
+use crate::engine::input::Kind;
 use crate::engine::split;
 use crate::error::Result;
 
@@ -81,7 +81,7 @@ fn bases(plan: &LogicalPlan, column: usize) -> Option<Vec<Base>> {
     };
     match plan {
         LogicalPlan::TableScan(scan) => {
-            let is_reference = split::slot_kind(scan) == Some(Kind::Reference);
+            let is_reference = split::input_kind(scan) == Some(Kind::Reference);
             Some(vec![Base { scan: std::ptr::from_ref(scan).addr(), column, is_reference }])
         }
         LogicalPlan::Projection(projection) => of(projection.expr.get(column)?, &projection.input),

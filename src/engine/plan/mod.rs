@@ -23,19 +23,19 @@ use self::order::in_dependency_order;
 pub use self::order::reads_other_tables;
 use self::window_cut::cut_windows;
 use super::Engine;
-use super::aggregate::{AggregateState, Lifetime};
+use super::aggregate::{AggregateState, EventTimeBounds};
 use super::below::Below;
 use super::bound;
 use super::finish::Finish;
 use super::held::HeldRows;
 use super::held_windows::HeldWindows;
+use super::input::{InputTable, Inputs, Kind, Runner};
 use super::node::Node;
 use super::operands;
-use super::row_wise::{Direct, RowWise};
+use super::row_wise::{RowView, RowWise};
 use super::schedule::Stateful;
 use super::session::{self, PG};
-use super::slot::{Inputs, Kind, Runner, SlotTable};
-use super::split::{self, Reach, split};
+use super::split::{self, Maintenance, split};
 use super::view::{Ring, ViewInfo, ViewRows};
 use super::watermark::Watermark;
 use super::window_functions;
@@ -91,22 +91,22 @@ impl Engine {
             default.register_schema(PG, Arc::new(MemorySchemaProvider::new()))?;
         }
         for (name, source) in &catalog.sources {
-            let slot = SlotTable::new(name, Kind::Stream, Arc::clone(&source.schema));
-            self.session.register_table(TableReference::bare(name.as_str()), Arc::clone(&slot) as _)?;
-            self.streams.insert(name.clone(), slot);
+            let input = InputTable::new(name, Kind::Stream, Arc::clone(&source.schema));
+            self.session.register_table(TableReference::bare(name.as_str()), Arc::clone(&input) as _)?;
+            self.streams.insert(name.clone(), input);
             if let Some(watermark) = Watermark::new(source) {
                 self.read.entry(name.clone()).or_default().extend(source.event_time.clone());
                 self.watermarks.insert(name.clone(), watermark);
             }
         }
         for (name, schema) in tables {
-            let slot = SlotTable::new(name, Kind::Reference, Arc::clone(schema));
+            let input = InputTable::new(name, Kind::Reference, Arc::clone(schema));
             self.session
-                .register_table(TableReference::partial(PG, name.as_str()), Arc::clone(&slot) as _)?;
+                .register_table(TableReference::partial(PG, name.as_str()), Arc::clone(&input) as _)?;
             if !catalog.sources.contains_key(name) && !catalog.views.contains_key(name) {
-                self.session.register_table(TableReference::bare(name.as_str()), Arc::clone(&slot) as _)?;
+                self.session.register_table(TableReference::bare(name.as_str()), Arc::clone(&input) as _)?;
             }
-            self.references.insert(name.clone(), slot);
+            self.references.insert(name.clone(), input);
         }
         Ok(())
     }
@@ -117,7 +117,7 @@ impl Engine {
         for source in catalog.sources.values() {
             for rule in &source.rules {
                 let RuleKind::ForeignKey { table, referred, .. } = &rule.kind else { continue };
-                let Some(slot) = self.references.get(table) else {
+                let Some(input) = self.references.get(table) else {
                     let known = self.references.keys().cloned().collect::<Vec<_>>().join(", ");
                     return Err(source.place.error(format!(
                         "{}: Postgres has no table `{table}` in the configured schema (it has: {known}); \
@@ -126,7 +126,7 @@ impl Engine {
                     )));
                 };
                 for column in referred {
-                    if slot.schema().index_of(column).is_err() {
+                    if input.schema().index_of(column).is_err() {
                         return Err(source
                             .place
                             .error(format!("{}: `{table}` has no column `{column}`", rule.name)));
@@ -193,10 +193,10 @@ impl Engine {
         nodes.extend(split.nodes);
         // Held rows that go by time are touched by no row.
         let by_time = def.hold.is_some_and(|hold| hold.duration.is_some());
-        let reach = match split.reach {
+        let maintenance = match split.maintenance {
             // So may the sessions of rows that are held already be others.
-            Reach::Touched if by_time || cut.holds_sessions => Reach::All,
-            reach => reach,
+            Maintenance::ByRow if by_time || cut.holds_sessions => Maintenance::Recompute,
+            maintenance => maintenance,
         };
         let finishing = state.query_planner().create_physical_plan(&split.finishing, &state).await?;
         references.extend(split::reference_columns(&split.finishing)?);
@@ -211,11 +211,11 @@ impl Engine {
         self.note_lookups(
             catalog,
             &def.name,
-            each_batch.chain((reach == Reach::Append).then_some(&split.finishing)),
+            each_batch.chain((maintenance == Maintenance::Append).then_some(&split.finishing)),
         )?;
-        let mode = self.mode(def, reach, &key)?;
+        let mode = self.mode(def, maintenance, &key)?;
         let mut plan_text = format!("{}\n", indent(&split.finishing.display_indent().to_string()));
-        let work = if reach == Reach::Append {
+        let work = if maintenance == Maintenance::Append {
             let streams = self.reads(&split.finishing)?;
             let ring = Ring::new(Arc::clone(&schema), def.ring_rows);
             plan_text = format!(
@@ -228,8 +228,8 @@ impl Engine {
             self.check_append(def, mode, &positions, &split.finishing)?;
             let rows = ViewRows::new(Arc::clone(&schema), &key)?;
             let is_ordered = split::is_ordered(&split.finishing);
-            plan_text = self.describe(&positions, reach, plan_text);
-            if reach == Reach::All || mode != Mode::Append {
+            plan_text = self.describe(&positions, maintenance, plan_text);
+            if maintenance == Maintenance::Recompute || mode != Mode::Append {
                 for node in &positions {
                     // Evicted rows are read again with the others, if only when a failed view comes back.
                     let node = &mut self.nodes[*node];
@@ -240,7 +240,7 @@ impl Engine {
             }
             let own_key = def.key.is_empty() || is_same_key(&def.key, &found_key);
             let row_wise = match positions[..] {
-                [node] if reach == Reach::Touched && mode == Mode::Update && own_key => {
+                [node] if maintenance == Maintenance::ByRow && mode == Mode::Update && own_key => {
                     let has_snapshot = self.nodes[node].node.snapshot().is_some();
                     let made = RowWise::new(&split.finishing, Arc::clone(&schema), &state)?;
                     made.filter(|_| has_snapshot).map(|row_wise| (node, row_wise))
@@ -249,8 +249,10 @@ impl Engine {
             };
             let folded = split.folded;
             match row_wise {
-                Some((node, row_wise)) => Work::Direct { node, direct: Direct::new(row_wise, &key)? },
-                None => Work::Finish(Finish::new(finishing, reach, folded, positions, rows, is_ordered)),
+                Some((node, row_wise)) => Work::RowView { node, view: RowView::new(row_wise, &key)? },
+                None => {
+                    Work::Finish(Finish::new(finishing, maintenance, folded, positions, rows, is_ordered))
+                }
             }
         };
         let plan_text = self.describe_lookups(&def.name) + &plan_text;
@@ -267,11 +269,11 @@ impl Engine {
     }
 
     /// The view's output mode, or why it can't have the one it asks for.
-    fn mode(&self, def: &ViewDef, reach: Reach, key: &[String]) -> Result<Mode> {
+    fn mode(&self, def: &ViewDef, maintenance: Maintenance, key: &[String]) -> Result<Mode> {
         let refuse = |reason: &str| Err(def.place.error(reason));
-        match (def.mode, reach) {
-            (None | Some(Mode::Append), Reach::Append) => Ok(Mode::Append),
-            (Some(_), Reach::Append) => refuse(
+        match (def.mode, maintenance) {
+            (None | Some(Mode::Append), Maintenance::Append) => Ok(Mode::Append),
+            (Some(_), Maintenance::Append) => refuse(
                 "a view without state has each row once: its mode is append; to keep all its rows, give it hold_rows",
             ),
             (Some(Mode::Complete), _) if key.is_empty() => refuse(
@@ -304,7 +306,7 @@ impl Engine {
                  source that has 'event_time' and 'watermark'",
             ));
         }
-        if !split::only_adds(finishing)? {
+        if !split::is_monotonic(finishing)? {
             return Err(def.place.error(
                 "mode append can't take back what it has written, and what stands above the aggregates here could \
                  change later; use mode update, or join reference tables below the aggregate",
@@ -318,7 +320,7 @@ impl Engine {
         &mut self,
         catalog: &Catalog,
         def: &ViewDef,
-        nodes: Vec<(LogicalPlan, Arc<SlotTable>)>,
+        nodes: Vec<(LogicalPlan, Arc<InputTable>)>,
     ) -> Result<Vec<usize>> {
         let mut positions = Vec::new();
         for (plan, table) in nodes {
@@ -353,7 +355,7 @@ impl Engine {
         catalog: &Catalog,
         def: &ViewDef,
         plan: LogicalPlan,
-        table: Arc<SlotTable>,
+        table: Arc<InputTable>,
     ) -> Result<Stateful> {
         use datafusion::catalog::TableProvider;
         let streams = self.reads(&plan)?;
@@ -378,7 +380,7 @@ impl Engine {
                     aggregate.input = Arc::new(bound::with_hidden(&aggregate.input)?);
                 }
                 let physical = lower(&LogicalPlan::Aggregate(aggregate)).await?;
-                Box::new(AggregateState::new(&physical, table.schema(), Lifetime { bound, session })?)
+                Box::new(AggregateState::new(&physical, table.schema(), EventTimeBounds { bound, session })?)
             }
             _ => {
                 let Some(hold) = def.hold else {
@@ -407,10 +409,10 @@ impl Engine {
     }
 
     /// How a view is kept up to date, for people.
-    fn describe(&self, nodes: &[usize], reach: Reach, finishing: String) -> String {
+    fn describe(&self, nodes: &[usize], maintenance: Maintenance, finishing: String) -> String {
         let names = nodes.iter().map(|node| self.nodes[*node].table.name()).collect::<Vec<_>>().join(", ");
-        let mut text = match reach {
-            Reach::Touched => {
+        let mut text = match maintenance {
+            Maintenance::ByRow => {
                 format!("finishing: incremental, over the touched rows of {names}\n{finishing}")
             }
             _ if names.is_empty() => {

@@ -12,8 +12,8 @@ use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, Projection};
 
 use crate::engine::bound::{self, makes_sessions, own_sessions, with_session_keys};
+use crate::engine::input::{InputTable, Kind, as_input};
 use crate::engine::operands;
-use crate::engine::slot::{Kind, SlotTable, as_slot};
 use crate::engine::split::{self, split};
 use crate::engine::window_functions::{HOP, TUMBLE, call, is_own_session};
 
@@ -22,7 +22,7 @@ pub struct Cut {
     /// What is left, over tables that stand for the nodes.
     pub plan: LogicalPlan,
     /// The nodes that were cut out.
-    pub nodes: Vec<(LogicalPlan, Arc<SlotTable>)>,
+    pub nodes: Vec<(LogicalPlan, Arc<InputTable>)>,
     /// Whether rows of sessions are held among them: a new row may change the windows of others.
     pub holds_sessions: bool,
 }
@@ -36,7 +36,7 @@ pub fn cut_windows(
     plan: LogicalPlan,
     may_hold: bool,
     state: &SessionState,
-    state_of: &mut impl FnMut(&LogicalPlan) -> Result<Arc<SlotTable>>,
+    state_of: &mut impl FnMut(&LogicalPlan) -> Result<Arc<InputTable>>,
 ) -> Result<Cut> {
     if !may_hold || !has_windows(&plan)? {
         return cut(plan, false, None, state, state_of);
@@ -44,7 +44,7 @@ pub fn cut_windows(
     // Once to learn which columns are read of the rows that would be held.
     let mut tables = Vec::new();
     let mut stand_in = |node: &LogicalPlan| {
-        let table = SlotTable::new("rows", Kind::State, split::positional_schema(node));
+        let table = InputTable::new("rows", Kind::State, split::positional_schema(node));
         if let LogicalPlan::Projection(_) = node {
             tables.push(Arc::clone(&table));
         }
@@ -54,8 +54,8 @@ pub fn cut_windows(
     let mut needed: Needed = (0..tables.len()).map(|i| (i, BTreeSet::new())).collect();
     operands::below(state.optimize(&first.plan)?)?.apply_with_subqueries(|node| {
         if let LogicalPlan::TableScan(scan) = node
-            && let Some(slot) = as_slot(source_as_provider(&scan.source)?.as_ref())
-            && let Some(i) = tables.iter().position(|table| std::ptr::eq(table.as_ref(), slot))
+            && let Some(input) = as_input(source_as_provider(&scan.source)?.as_ref())
+            && let Some(i) = tables.iter().position(|table| std::ptr::eq(table.as_ref(), input))
         {
             let columns = scan.projected_schema.fields().iter();
             let positions = columns.filter_map(|field| field.name().strip_prefix('c')?.parse::<usize>().ok());
@@ -71,7 +71,7 @@ fn cut(
     may_hold: bool,
     needed: Option<&Needed>,
     state: &SessionState,
-    state_of: &mut impl FnMut(&LogicalPlan) -> Result<Arc<SlotTable>>,
+    state_of: &mut impl FnMut(&LogicalPlan) -> Result<Arc<InputTable>>,
 ) -> Result<Cut> {
     let (mut nodes, mut holds_sessions, mut projections) = (Vec::new(), false, 0);
     let cut = plan.transform_down_with_subqueries(|node| {
@@ -119,14 +119,14 @@ fn cut(
     Ok(Cut { plan: cut.data.recompute_schema()?, nodes, holds_sessions })
 }
 
-type Planned = (Vec<(LogicalPlan, Arc<SlotTable>)>, LogicalPlan);
+type Planned = (Vec<(LogicalPlan, Arc<InputTable>)>, LogicalPlan);
 
 /// Optimizes and splits an aggregate over windows, if no row of a stream has to be held for it.
 fn plan_aggregate(
     aggregate: &LogicalPlan,
     of_sessions: bool,
     state: &SessionState,
-    state_of: &mut impl FnMut(&LogicalPlan) -> Result<Arc<SlotTable>>,
+    state_of: &mut impl FnMut(&LogicalPlan) -> Result<Arc<InputTable>>,
 ) -> Result<Planned> {
     let split = split(operands::below(state.optimize(aggregate)?)?, false, of_sessions, &mut *state_of)?;
     for (node, _) in &split.nodes {
