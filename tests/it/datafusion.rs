@@ -70,7 +70,7 @@ async fn plan(session: &SessionContext, sql: &str) -> Arc<dyn ExecutionPlan> {
     session.sql(sql).await.unwrap().create_physical_plan().await.unwrap()
 }
 
-fn find<'a, T: ExecutionPlan>(plan: &'a Arc<dyn ExecutionPlan>) -> Option<&'a T> {
+fn find<T: ExecutionPlan>(plan: &Arc<dyn ExecutionPlan>) -> Option<&T> {
     plan.downcast_ref::<T>().or_else(|| plan.children().into_iter().find_map(|child| find::<T>(child)))
 }
 

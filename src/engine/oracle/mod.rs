@@ -137,7 +137,7 @@ impl Pair {
         let built = self.built.as_ref().expect("nothing is declared");
         let late = |view: &String| built.late.get(view).cloned().unwrap_or_default();
         let shown = built.shown.iter();
-        shown.map(|(view, rows)| (view.clone(), (sorted(&[rows.clone()]), late(view)))).collect()
+        shown.map(|(view, rows)| (view.clone(), (sorted(std::slice::from_ref(rows)), late(view)))).collect()
     }
 
     /// Schema of a source or reference table.
