@@ -201,7 +201,7 @@ def outage(engine, server, how):
     signal_all(pids, signal.SIGCONT) if how == "STOP" else server.start()
     ended, then = time.monotonic(), engine.source()["received"]
     going = lambda: engine.source()["received"] > then and not engine.get("/api/status")[1].get("paused")
-    until(RESUME_SECONDS, f"going on after {server.name} {how}", going)
+    until(RESUME_SECONDS, f"going on after {server.name} {how} (VOTERS must last as long)", going)
     if server.name == "Kafka" and (paused is None or not unready):
         raise Failure(f"{server.name} {how}: status said paused {paused}, readyz 503: {unready}")
     return {
