@@ -140,10 +140,12 @@ pub async fn replay(
     }
     printer.take(0, replay.start().await?.changes, view)?;
     let (mut received, mut rejected) = (0, 0);
+    // The room of a micro-batch serves the next one: memory that is new each time costs more than the copying.
+    let mut room = RawBatch::default();
     while !readers.is_empty() {
         let mut open = Vec::new();
         for mut input in readers {
-            let lines = input.next(batch_rows)?;
+            let lines = input.next(batch_rows, std::mem::take(&mut room))?;
             if lines.is_empty() {
                 continue;
             }
@@ -157,6 +159,7 @@ pub async fn replay(
                     let text = format!("{path}:{line}: {}: {}\n", reject.rule, reject.reason);
                     write_all(errors, text.as_bytes())?;
                 }
+                room = counted.raw;
             }
             printer.take(output.epoch, output.changes, view)?;
             open.push(input);
@@ -192,9 +195,9 @@ impl Input<'_> {
         Ok(Input { source, path, lines: BufReader::new(file), line: Vec::new(), number: 0 })
     }
 
-    /// The next lines that are not empty; the offset of each is its number.
-    fn next(&mut self, rows_max: usize) -> Result<RawBatch> {
-        let mut lines = RawBatch::default();
+    /// The next lines that are not empty, in the room of an earlier batch; the offset of each is its number.
+    fn next(&mut self, rows_max: usize, mut lines: RawBatch) -> Result<RawBatch> {
+        lines.clear();
         while lines.len() < rows_max {
             self.line.clear();
             let read = self.lines.read_until(b'\n', &mut self.line);

@@ -105,6 +105,14 @@ impl RawBatch {
         self.messages.iter().map(|message| self.part(&message.payload)).collect()
     }
 
+    /// Takes all messages out and keeps the room that they had.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.messages.clear();
+        self.headers.clear();
+        self.next_offsets.clear();
+    }
+
     /// Adds a message.
     pub fn push(&mut self, message: MessageRef) {
         let (key, payload) = (message.key.map(|b| self.copy(b)), message.payload.map(|b| self.copy(b)));
@@ -159,5 +167,9 @@ mod tests {
         assert_eq!(headers(3).len(), 2);
         assert_eq!(batch.get(3).payload, Some(&b"v"[..]));
         assert_eq!(batch.next_offsets, BTreeMap::from([(2, 4)]));
+        batch.clear();
+        assert!(batch.is_empty() && batch.bytes() == 0 && batch.next_offsets.is_empty());
+        batch.push(MessageRef { offset: 9, payload: Some(b"w"), ..MessageRef::default() });
+        assert_eq!((batch.get(0).payload, batch.headers(0).count()), (Some(&b"w"[..]), 0));
     }
 }
