@@ -23,9 +23,10 @@ pub fn sorted(batches: &[RecordBatch]) -> Vec<Vec<String>> {
     in_one_order(batches.iter().flat_map(cells).collect())
 }
 
-/// The rows in an order that the last digits of floats do not change.
+/// The rows in an order that the last digits of floats do not change, nor the sign of a zero.
 pub fn in_one_order(mut rows: Vec<Vec<String>>) -> Vec<Vec<String>> {
-    let rounded = |cell: &String| float(cell).map_or_else(|| cell.clone(), |value| format!("{value:.6e}"));
+    let rounded =
+        |cell: &String| float(cell).map_or_else(|| cell.clone(), |value| format!("{:.6e}", value + 0.0));
     rows.sort_by_cached_key(|row| (row.iter().map(rounded).collect::<Vec<_>>(), row.clone()));
     rows
 }
