@@ -62,14 +62,17 @@ pub fn by_halves<T>(
         let some = rows.slice(part.start, part.len());
         let result = guard::catch(|| work(&some));
         if result.is_err() && part.len() > 1 {
-            let middle = part.start + part.len() / 2;
-            // The first half is on top.
-            parts.push(middle..part.end);
-            parts.push(part.start..middle);
+            parts.extend(halves(part));
         } else {
             done(part, result);
         }
     }
+}
+
+/// The halves of some rows as they go on a stack: the first one last.
+pub fn halves(part: Range<usize>) -> [Range<usize>; 2] {
+    let middle = part.start + part.len() / 2;
+    [middle..part.end, part.start..middle]
 }
 
 /// An error's reason without the names of the layers that passed it on.

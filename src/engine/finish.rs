@@ -113,11 +113,12 @@ impl Finish {
         info: &ViewInfo,
     ) -> Result<(Changelog, Vec<String>)> {
         let (mut good, mut failed) = (Vec::new(), Vec::new());
-        let mut parts = vec![(0, evicted.num_rows())];
-        while let Some((from, count)) = parts.pop() {
-            match self.run(vec![vec![evicted.slice(from, count)]], nodes, runner, inputs, info).await {
+        let mut parts: Vec<_> = std::iter::once(0..evicted.num_rows()).collect();
+        while let Some(part) = parts.pop() {
+            let rows = evicted.slice(part.start, part.len());
+            match self.run(vec![vec![rows]], nodes, runner, inputs, info).await {
                 Ok(rows) => good.push(rows),
-                Err(error) => parts.extend(split(from, count, error, &mut failed)),
+                Err(error) => parts.extend(split(part, error, &mut failed)),
             }
         }
         let after = concat_batches(&info.schema, &good)?;

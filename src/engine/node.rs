@@ -1,6 +1,7 @@
 //! Stateful nodes: what a view remembers of the rows it has seen. One file for each kind; here, what all
 //! of them can do, and how a micro-batch is given to one.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -10,6 +11,7 @@ use datafusion::execution::TaskContext;
 
 use super::delta::{self, Delta};
 use super::input::{InputTable, Inputs, Runner};
+use crate::batches::halves;
 
 /// The rows of a node as they were at some time.
 pub trait Groups: Send + Sync + std::fmt::Debug {
@@ -97,29 +99,23 @@ pub async fn add(
         node.prepare(context(nothing)).await?;
     }
     let (mut deltas, mut errors) = (vec![node.commit()?], Vec::new());
-    let mut halves = split(0, rows.num_rows(), error, &mut errors);
-    while let Some((from, count)) = halves.pop() {
-        match node.prepare(context(rows.slice(from, count))).await {
+    let mut parts = split(0..rows.num_rows(), error, &mut errors);
+    while let Some(part) = parts.pop() {
+        match node.prepare(context(rows.slice(part.start, part.len()))).await {
             Ok(()) => deltas.push(node.commit()?),
-            Err(error) => halves.extend(split(from, count, error, &mut errors)),
+            Err(error) => parts.extend(split(part, error, &mut errors)),
         }
     }
     Ok((delta::merge(deltas, node.key_columns())?, errors))
 }
 
 /// The halves of rows that failed together, the first one last; a single row is an error.
-pub fn split(
-    from: usize,
-    count: usize,
-    error: DataFusionError,
-    errors: &mut Vec<RowError>,
-) -> Vec<(usize, usize)> {
-    if count <= 1 {
-        errors.push(RowError { row: from as u32, reason: plain(&error) });
+pub fn split(part: Range<usize>, error: DataFusionError, errors: &mut Vec<RowError>) -> Vec<Range<usize>> {
+    if part.len() <= 1 {
+        errors.push(RowError { row: part.start as u32, reason: plain(&error) });
         return Vec::new();
     }
-    let half = count / 2;
-    vec![(from + half, count - half), (from, half)]
+    halves(part).into()
 }
 
 /// An error's text without DataFusion's wrappings.

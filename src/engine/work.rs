@@ -320,11 +320,11 @@ impl View {
                     below.run(context(batch.rows.slice(0, 0))).await?;
                 }
                 let (mut good, mut failed) = (Vec::new(), Vec::new());
-                let mut halves = split(0, batch.rows.num_rows(), error, &mut failed);
-                while let Some((from, count)) = halves.pop() {
-                    match below.run(context(batch.rows.slice(from, count))).await {
+                let mut parts = split(0..batch.rows.num_rows(), error, &mut failed);
+                while let Some(part) = parts.pop() {
+                    match below.run(context(batch.rows.slice(part.start, part.len()))).await {
                         Ok(rows) => good.push(rows),
-                        Err(error) => halves.extend(split(from, count, error, &mut failed)),
+                        Err(error) => parts.extend(split(part, error, &mut failed)),
                     }
                 }
                 errors.extend(failed.iter().map(|error| ViewError::of(&self.info.name, error)));
