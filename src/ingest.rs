@@ -1,5 +1,5 @@
-//! Messages in, rows out: decodes a micro-batch and judges its rows. The one path of `run`, `replay`, ad-hoc
-//! SQL over a topic, and the tests.
+//! Messages in, rows out: decodes a micro-batch and judges its rows. The one path of `run` and `replay`;
+//! ad-hoc SQL over a topic (`history.rs`) goes through the same decoder and rules.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
