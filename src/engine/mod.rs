@@ -13,6 +13,8 @@ mod delta;
 mod event_time_tests;
 mod exact;
 mod finish;
+#[allow(dead_code)]
+mod flow;
 mod function;
 mod grain;
 mod held;

@@ -1,0 +1,53 @@
+//! The dataflow of deltas: what stands above a view's streams, aggregates and tables, kept up to date by
+//! operators that stack in any order. An operator takes what changed in its inputs, and says what that changes
+//! in its rows; its cost follows the change, not what it holds.
+
+mod delta;
+
+use std::fmt::Debug;
+
+use async_trait::async_trait;
+use datafusion::error::Result;
+
+pub use self::delta::Delta;
+use super::input::{Inputs, Runner};
+
+/// What an operator needs to run a plan.
+pub struct Run<'a> {
+    /// Makes the task contexts.
+    pub runner: &'a Runner,
+    /// The rows of the reference tables.
+    pub inputs: &'a Inputs,
+}
+
+/// A part of a dataflow that keeps state. Its inputs are told apart by position. A change is made in two steps:
+/// `prepare` runs every expression and may fail; `commit` makes what was prepared count.
+#[async_trait]
+pub trait Operator: Debug + Send + Sync {
+    /// Its rows over no rows of its inputs: one for an aggregate without GROUP BY, none for most. Called once,
+    /// before any delta.
+    async fn start(&mut self, run: &Run<'_>) -> Result<Delta>;
+
+    /// Prepares one delta for each input; some may be empty. Nothing that was prepared before and not committed
+    /// is left, and nothing is changed that a later call would see.
+    ///
+    /// # Errors
+    /// What an expression says of a value; a row taken back that is not there.
+    async fn prepare(&mut self, inputs: &[Delta], run: &Run<'_>) -> Result<()>;
+
+    /// Makes the prepared deltas count: what they change in the operator's rows.
+    fn commit(&mut self) -> Result<Delta>;
+
+    /// Frees what no later row can meet, by the times until which each input is final, in nanoseconds since 1970
+    /// (`i64::MIN`: it never is). What was put out stays.
+    fn advance(&mut self, final_until: &[i64]) -> Result<()>;
+
+    /// Number of rows of its inputs that it holds.
+    fn held_rows(&self) -> usize;
+
+    /// Bytes held.
+    fn bytes(&self) -> usize;
+
+    /// What it keeps and what a change costs, for people.
+    fn describe(&self) -> String;
+}
