@@ -3,6 +3,10 @@
 //! in its rows; its cost follows the change, not what it holds.
 
 mod delta;
+mod sorted_rows;
+#[cfg(test)]
+mod testing;
+pub mod top_k;
 
 use std::fmt::Debug;
 
