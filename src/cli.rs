@@ -118,6 +118,9 @@ pub enum Command {
         /// A file whose lines are the messages of a topic; may be repeated
         #[arg(long = "input", value_name = "TOPIC=FILE.ndjson", value_parser = named_file)]
         inputs: Vec<(String, PathBuf)>,
+        /// The same, of lines that are a key, a tab and a value, or no value for an empty message; may be repeated
+        #[arg(long = "keyed-input", value_name = "TOPIC=FILE", value_parser = named_file)]
+        keyed_inputs: Vec<(String, PathBuf)>,
         /// A reference table, from .csv with a header or .ndjson; may be repeated
         #[arg(long = "table", value_name = "NAME=FILE", value_parser = named_file)]
         tables: Vec<(String, PathBuf)>,

@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::pipeline::Pipeline;
 use crate::queries;
 use crate::reference::{self, TriggerOutcome, tables_of_migrations};
-use crate::replay::{self, Replay, Show};
+use crate::replay::{self, InputFile, Replay, Show};
 use crate::serve::{self, App};
 use crate::shutdown::{self, Shutdown};
 use crate::topics::{self, Outcome};
@@ -58,7 +58,10 @@ pub async fn run(cli: Cli, bars: &MultiProgress) -> Result<()> {
             print!("{}", replay::check(&files, &tables, tables_of_migrations(&election::MIGRATIONS)).await?);
             Ok(())
         }
-        Command::Replay { queries, inputs, tables, batch_rows, view, changelog, format } => {
+        Command::Replay { queries, inputs, keyed_inputs, tables, batch_rows, view, changelog, format } => {
+            let file = |is_keyed: bool| move |(topic, path)| InputFile { topic, path, is_keyed };
+            let inputs = inputs.into_iter().map(file(false));
+            let inputs: Vec<_> = inputs.chain(keyed_inputs.into_iter().map(file(true))).collect();
             let (_, files) = queries::load(queries.as_deref())?;
             let engine = Replay::open(&files, &tables).await?;
             let show = view.map(Show::View).or(changelog.map(Show::Changelog));

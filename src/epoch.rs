@@ -3,9 +3,13 @@
 
 use std::collections::BTreeSet;
 
+use arrow::array::{AsArray, BooleanArray, RecordBatch};
+use arrow::compute::filter_record_batch;
+use arrow::datatypes::Int64Type;
 use tokio::task::block_in_place;
 
-use crate::decode::{Decoded, Reject};
+use crate::decode::{Decoded, Judged, Reject};
+use crate::engine::input::WEIGHT;
 use crate::engine::{Applied, Engine, Unmatched, ViewChange};
 use crate::error::Result;
 use crate::ingest::{Ingest, Missing};
@@ -92,7 +96,7 @@ impl Executor {
         &self.references
     }
 
-    /// Bytes of the views' state, of the reference tables, and of the primary keys that were seen.
+    /// Bytes of the views' state, of the reference tables, and of what the sources keep: primary keys, or rows.
     pub fn state_bytes(&self) -> usize {
         let keys: usize = self.ingests.iter().map(Ingest::bytes).sum();
         self.engine.state_bytes() + self.references.bytes() + keys
@@ -151,13 +155,12 @@ impl Executor {
         let ingest = &mut self.ingests[source];
         let (judged, refused) = block_in_place(|| ingest.judge(decoded, &raw, &self.references))?;
         rejects.extend(refused);
-        let Decoded { rows, messages } = judged;
-        let name = ingest.def.name.clone();
+        let Judged { rows, messages, counted } = judged;
+        let (name, retracts) = (ingest.def.name.clone(), ingest.def.retracts());
         self.engine.wait_for(&name, unread);
         self.engine.set_idle(&name, idle);
         let origins: Vec<_> = messages.iter().map(|message| raw.origin(*message)).collect();
-        let counted = rows.num_rows();
-        let unmatched = self.engine.unmatched(&name, &rows, &self.references)?;
+        let unmatched = self.engine.unmatched(&name, &that_came(&rows)?, &self.references)?;
         let Applied { changes, late, errors } = self.engine.apply(&name, rows, Some(&origins)).await?;
         output.changes.extend(changes);
         rejects.extend(late.iter().map(|(row, view)| Reject::late(messages[*row as usize], view)));
@@ -165,7 +168,23 @@ impl Executor {
             Some(Reject::of_view(messages[error.row? as usize], &error.view, &error.reason))
         }));
         rejects.sort_by_key(|reject| reject.message);
+        if retracts {
+            // A message may stand for several rows, and is told once.
+            let mut told = BTreeSet::new();
+            rejects.retain(|reject| told.insert((reject.message, reject.rule.clone(), reject.view.clone())));
+        }
         output.counted = Some(Counted { source, raw, rows: counted, rejects, unmatched });
         Ok(())
+    }
+}
+
+/// The rows that came, of those that came and went.
+fn that_came(rows: &RecordBatch) -> Result<RecordBatch> {
+    match rows.column_by_name(WEIGHT).and_then(|weights| weights.as_primitive_opt::<Int64Type>()) {
+        Some(weights) => {
+            let came = BooleanArray::from_unary(weights, |weight| weight > 0);
+            Ok(filter_record_batch(rows, &came)?)
+        }
+        None => Ok(rows.clone()),
     }
 }

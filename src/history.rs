@@ -1,5 +1,5 @@
 //! A source read as a table, for ad-hoc SQL: a bounded scan of its topic's whole history, which shows
-//! exactly the rows that keep the source's rules.
+//! exactly the rows that keep the source's rules and were not taken back.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use datafusion::catalog::streaming::StreamingTable;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::TaskContext;
+use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
 use datafusion::logical_expr::{Expr, TableType};
 use datafusion::physical_plan::stream::RecordBatchReceiverStream;
 use datafusion::physical_plan::streaming::PartitionStream;
@@ -44,7 +45,13 @@ impl KafkaTable {
     }
 
     /// Reads the topic in a thread of its own; rows go out as they are judged.
-    fn scan_all(&self, sender: &Sender<Result<RecordBatch>>) -> Result<(), Error> {
+    /// Where rows can be taken back, only those that are there in the end do; until then they count as the query's
+    /// `memory`.
+    fn scan_all(
+        &self,
+        sender: &Sender<Result<RecordBatch>>,
+        memory: &MemoryReservation,
+    ) -> Result<(), Error> {
         let (decoder, mut rules) = decode::of_source(&self.source, None, &session::continuous().state())?;
         let references = self.references.borrow().clone();
         let topic = &self.source.topic;
@@ -52,16 +59,18 @@ impl KafkaTable {
         // While Kafka is away nothing comes; whoever asked may then have given up.
         while !sender.is_closed() {
             let polled = source.poll(self.config.batch_rows, Duration::from_millis(self.config.trigger_ms));
-            let (decoded, _) = decoder.decode(&polled.batch.payloads())?;
+            let (decoded, _) = decoder.decode(&polled.batch)?;
             let (judged, _) = rules.judge(decoded, &|message| polled.batch.origin(message), &references)?;
-            if judged.rows.num_rows() > 0 && sender.blocking_send(Ok(judged.rows)).is_err() {
+            if self.source.retracts() {
+                memory.try_resize(rules.bytes())?;
+            } else if judged.rows.num_rows() > 0 && sender.blocking_send(Ok(judged.rows)).is_err() {
                 break;
             }
             if polled.state.ended {
                 break;
             }
         }
-        Ok(())
+        rules.net_rows(self.config.batch_rows, |rows| sender.blocking_send(Ok(rows)).is_ok())
     }
 }
 
@@ -76,12 +85,14 @@ impl PartitionStream for KafkaTable {
         &self.source.schema
     }
 
-    fn execute(&self, _context: Arc<TaskContext>) -> SendableRecordBatchStream {
+    fn execute(&self, context: Arc<TaskContext>) -> SendableRecordBatchStream {
         let mut builder = RecordBatchReceiverStream::builder(Arc::clone(&self.source.schema), BATCHES_AHEAD);
         let sender = builder.tx();
         let table = self.clone();
+        let memory = MemoryConsumer::new(format!("the rows of {}", self.source.name));
+        let memory = memory.register(context.memory_pool());
         builder.spawn_blocking(move || {
-            table.scan_all(&sender).map_err(|e| DataFusionError::External(Box::new(e)))
+            table.scan_all(&sender, &memory).map_err(|e| DataFusionError::External(Box::new(e)))
         });
         builder.build()
     }
@@ -106,5 +117,68 @@ impl TableProvider for KafkaTable {
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let table = StreamingTable::try_new(Arc::clone(&self.source.schema), vec![Arc::new(self.clone())])?;
         table.scan(session, projection, filters, limit).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use datafusion::assert_batches_eq;
+    use datafusion::execution::memory_pool::GreedyMemoryPool;
+    use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+    use datafusion::prelude::SessionContext;
+    use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+
+    use super::*;
+    use crate::catalog::Catalog;
+    use crate::clients;
+    use crate::embedded::Broker;
+    use crate::queries::QueryFile;
+
+    const VOTES: &str = "CREATE UNBOUNDED EXTERNAL TABLE votes (id VARCHAR PRIMARY KEY, choice VARCHAR)
+        STORED AS KAFKA LOCATION 'votes' OPTIONS ('on_conflict' 'replace');";
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn only_the_rows_that_were_not_taken_back_are_shown() {
+        let broker = Broker::start().unwrap();
+        broker.create_topic("votes", 1).unwrap();
+        let mut config = Config::default();
+        config.kafka.insert("bootstrap.servers".into(), broker.bootstrap_servers());
+        let producer: BaseProducer = clients::kafka(&config).create().unwrap();
+        let vote = |id: &str, choice: &str| serde_json::json!({ "id": id, "choice": choice }).to_string();
+        for (id, choice) in
+            [("a", Some("1")), ("b", Some("1")), ("a", Some("2")), ("c", Some("3")), ("b", None)]
+        {
+            let payload = choice.map(|choice| vote(id, choice));
+            let record = BaseRecord::to("votes").key(id);
+            let record = payload.iter().fold(record, |record, payload| record.payload(payload));
+            producer.send(record).map_err(|(error, _)| error).unwrap();
+        }
+        producer.flush(Duration::from_secs(10)).unwrap();
+        let files = [QueryFile { path: PathBuf::from("votes.sql"), text: VOTES.into() }];
+        let catalog = Catalog::parse(&files, &session::continuous().state()).await.unwrap();
+        let def = Arc::new(catalog.sources["votes"].clone());
+        let references = watch::Sender::new(References::default()).subscribe();
+        let table = Arc::new(KafkaTable::new(Arc::new(config), def, references));
+        let rows_within = async |bytes_max: usize, sql: &str| {
+            let pool = Arc::new(GreedyMemoryPool::new(bytes_max));
+            let runtime = RuntimeEnvBuilder::new().with_memory_pool(pool).build_arc().unwrap();
+            let session = SessionContext::new_with_config_rt(session::base_config(), runtime);
+            session.register_table("votes", Arc::clone(&table) as _).unwrap();
+            session.sql(sql).await.unwrap().collect().await
+        };
+        let rows = rows_within(100_000_000, "SELECT * FROM votes ORDER BY id").await.unwrap();
+        let expected = [
+            "+----+--------+",
+            "| id | choice |",
+            "+----+--------+",
+            "| a  | 2      |",
+            "| c  | 3      |",
+            "+----+--------+",
+        ];
+        assert_batches_eq!(expected, &rows);
+        let error = rows_within(10, "SELECT * FROM votes").await.unwrap_err().to_string();
+        assert!(error.contains("the rows of votes"), "what they need is the query's memory: {error}");
     }
 }

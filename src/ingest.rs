@@ -8,7 +8,7 @@ use arrow::array::RecordBatch;
 use datafusion::execution::session_state::SessionState;
 
 use crate::catalog::SourceDef;
-use crate::decode::{self, Decoded, ForeignKeys, JsonDecoder, Reject, RuleSet};
+use crate::decode::{self, Decoded, Decoder, ForeignKeys, Judged, Reject, RuleSet};
 use crate::error::Result;
 use crate::source::RawBatch;
 
@@ -16,7 +16,7 @@ use crate::source::RawBatch;
 pub struct Ingest {
     /// Its declaration.
     pub def: Arc<SourceDef>,
-    decoder: JsonDecoder,
+    decoder: Decoder,
     rules: RuleSet,
 }
 
@@ -44,7 +44,7 @@ impl Ingest {
 
     /// The rows of a micro-batch, and the messages that are none. Uses all cores.
     pub fn decode(&self, raw: &RawBatch) -> Result<(Decoded, Vec<Reject>)> {
-        self.decoder.decode(&raw.payloads())
+        self.decoder.decode(raw)
     }
 
     /// For each foreign key, the values that `keys` does not have: a row of a table may be newer than what is
@@ -54,22 +54,23 @@ impl Ingest {
         Ok(missing.into_iter().map(|(table, key, values)| Missing { table, key, values }).collect())
     }
 
-    /// The rows that keep every rule, and of the others the first rule that each breaks.
+    /// The rows that keep every rule, and of the others the first rule that each breaks. Of a source that takes rows
+    /// back: the rows that came and went.
     pub fn judge(
         &mut self,
         decoded: Decoded,
         raw: &RawBatch,
         keys: &dyn ForeignKeys,
-    ) -> Result<(Decoded, Vec<Reject>)> {
+    ) -> Result<(Judged, Vec<Reject>)> {
         self.rules.judge(decoded, &|message| raw.origin(message), keys)
     }
 
-    /// How many primary keys came in more than one partition.
+    /// How many primary keys came in more than one partition; without a key, how many rows that can be taken back.
     pub fn keys_in_two_partitions(&self) -> u64 {
         self.rules.keys_in_two_partitions()
     }
 
-    /// Bytes held for the primary keys.
+    /// Bytes held for the primary keys, or for the rows that can be taken back.
     pub fn bytes(&self) -> usize {
         self.rules.bytes()
     }

@@ -1,13 +1,15 @@
 //! A set of rows, numbered as they came: each row's bytes lie side by side in one buffer, and a hash table
-//! finds their numbers. For the keys of reference tables and the primary keys that were seen.
+//! finds their numbers. For the keys of reference tables and the primary keys that were seen. How rows become
+//! bytes is for others too.
 
 use std::hash::{BuildHasher, Hasher};
 
 use arrow::array::{Array, ArrayRef, AsArray, GenericStringArray, StringViewArray};
+use arrow::compute::cast;
 use arrow::datatypes::DataType;
 use arrow::row::{RowConverter, Rows, SortField};
 use datafusion::common::resources_datafusion_err;
-use datafusion::error::Result;
+use datafusion::error::{DataFusionError, Result};
 use hashbrown::hash_table::Entry;
 use hashbrown::{DefaultHashBuilder, HashTable};
 
@@ -16,12 +18,12 @@ const NULL_TEXT: &[u8] = &[0xff];
 
 /// Rows of some columns, each of them once, numbered from 0.
 pub struct RowIndex {
-    encoder: Encoder,
+    encoder: RowEncoder,
     bytes: Vec<u8>,
     /// Of each row, where its bytes end.
     ends: Vec<usize>,
     numbers: HashTable<Slot>,
-    hash: DefaultHashBuilder,
+    hash: ByteHash,
 }
 
 /// An entry of the hash table. With the hash beside it, a growing table reads no rows.
@@ -31,14 +33,45 @@ struct Slot {
     number: u32,
 }
 
-impl Slot {
-    /// The table needs 64 bits that differ at both ends.
-    fn spread(hash: u32) -> u64 {
+/// Hashes bytes. With its hash beside each entry, a growing table reads none of them.
+pub struct ByteHash {
+    builder: DefaultHashBuilder,
+    mask: u32,
+}
+
+impl Default for ByteHash {
+    fn default() -> Self {
+        ByteHash { builder: DefaultHashBuilder::default(), mask: u32::MAX }
+    }
+}
+
+impl ByteHash {
+    /// Of few bits, so that different bytes collide.
+    #[cfg(test)]
+    pub fn of_bits(bits: u32) -> Self {
+        ByteHash { mask: (1 << bits) - 1, ..ByteHash::default() }
+    }
+
+    /// The hash of some bytes.
+    pub fn of(&self, bytes: &[u8]) -> u32 {
+        let mut hasher = self.builder.build_hasher();
+        hasher.write(bytes);
+        (hasher.finish() >> 32) as u32 & self.mask
+    }
+
+    /// The same for a table, which needs 64 bits that differ at both ends.
+    pub fn spread(hash: u32) -> u64 {
         u64::from(hash).wrapping_mul(0x9e37_79b9_7f4a_7c15)
     }
 }
 
-enum Encoder {
+/// Turns rows of some columns into bytes, and back. Rows are the same where their bytes are.
+pub struct RowEncoder {
+    types: Vec<DataType>,
+    kind: Kind,
+}
+
+enum Kind {
     /// One column of texts: its bytes as they are.
     Text,
     Rows(RowConverter),
@@ -57,16 +90,12 @@ enum Bytes {
 impl RowIndex {
     /// An empty set of rows whose columns have these types.
     pub fn new(types: &[DataType]) -> Result<Self> {
-        let encoder = match types {
-            [DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View] => Encoder::Text,
-            _ => Encoder::Rows(RowConverter::new(types.iter().cloned().map(SortField::new).collect())?),
-        };
         Ok(RowIndex {
-            encoder,
+            encoder: RowEncoder::new(types)?,
             bytes: Vec::new(),
             ends: Vec::new(),
             numbers: HashTable::new(),
-            hash: DefaultHashBuilder::default(),
+            hash: ByteHash::default(),
         })
     }
 
@@ -87,28 +116,21 @@ impl RowIndex {
 
     /// The rows of these columns as bytes.
     pub fn encode(&self, columns: &[ArrayRef]) -> Result<Encoded> {
-        Ok(Encoded(match &self.encoder {
-            Encoder::Text => match columns[0].data_type() {
-                DataType::LargeUtf8 => Bytes::LargeText(columns[0].as_string::<i64>().clone()),
-                DataType::Utf8View => Bytes::TextView(columns[0].as_string_view().clone()),
-                _ => Bytes::Text(columns[0].as_string::<i32>().clone()),
-            },
-            Encoder::Rows(converter) => Bytes::Rows(converter.convert_columns(columns)?),
-        }))
+        self.encoder.encode(columns)
     }
 
     /// The row's number, if it is there.
     pub fn find(&self, row: &[u8]) -> Option<u32> {
-        let hash = self.hash_of(row);
+        let hash = self.hash.of(row);
         let same = |slot: &Slot| slot.hash == hash && bytes_of(&self.bytes, &self.ends, slot.number) == row;
-        self.numbers.find(Slot::spread(hash), same).map(|slot| slot.number)
+        self.numbers.find(ByteHash::spread(hash), same).map(|slot| slot.number)
     }
 
     /// Adds the rows that are not there. `each` is told every row's position, its number, and whether it is
     /// new, in their order.
     pub fn insert(&mut self, rows: &Encoded, mut each: impl FnMut(usize, u32, bool)) -> Result<()> {
         // All hashes first: the processor then has several cache misses of the table under way at once.
-        let hashes: Vec<u32> = (0..rows.len()).map(|i| self.hash_of(rows.row(i))).collect();
+        let hashes: Vec<u32> = (0..rows.len()).map(|i| self.hash.of(rows.row(i))).collect();
         for (i, hash) in hashes.into_iter().enumerate() {
             let (number, is_new) = self.insert_row(rows.row(i), hash)?;
             each(i, number, is_new);
@@ -118,10 +140,10 @@ impl RowIndex {
 
     /// Adds the rows of another set of the same columns.
     pub fn extend(&mut self, other: &RowIndex) -> Result<()> {
-        self.numbers.reserve(other.len(), |slot| Slot::spread(slot.hash));
+        self.numbers.reserve(other.len(), |slot| ByteHash::spread(slot.hash));
         for number in 0..other.len() as u32 {
             let row = bytes_of(&other.bytes, &other.ends, number);
-            let hash = self.hash_of(row);
+            let hash = self.hash.of(row);
             self.insert_row(row, hash)?;
         }
         Ok(())
@@ -136,7 +158,7 @@ impl RowIndex {
     fn insert_row(&mut self, row: &[u8], hash: u32) -> Result<(u32, bool)> {
         let RowIndex { bytes, ends, numbers, .. } = self;
         let same = |slot: &Slot| slot.hash == hash && bytes_of(bytes, ends, slot.number) == row;
-        match numbers.entry(Slot::spread(hash), same, |slot| Slot::spread(slot.hash)) {
+        match numbers.entry(ByteHash::spread(hash), same, |slot| ByteHash::spread(slot.hash)) {
             Entry::Occupied(entry) => Ok((entry.get().number, false)),
             Entry::Vacant(entry) => {
                 let number = u32::try_from(ends.len())
@@ -148,18 +170,51 @@ impl RowIndex {
             }
         }
     }
-
-    fn hash_of(&self, row: &[u8]) -> u32 {
-        let mut hasher = self.hash.build_hasher();
-        hasher.write(row);
-        (hasher.finish() >> 32) as u32
-    }
 }
 
 fn bytes_of<'a>(bytes: &'a [u8], ends: &[usize], number: u32) -> &'a [u8] {
     let number = number as usize;
     let start = if number == 0 { 0 } else { ends[number - 1] };
     &bytes[start..ends[number]]
+}
+
+impl RowEncoder {
+    /// For rows whose columns have these types.
+    pub fn new(types: &[DataType]) -> Result<Self> {
+        let kind = match types {
+            [DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View] => Kind::Text,
+            _ => Kind::Rows(RowConverter::new(types.iter().cloned().map(SortField::new).collect())?),
+        };
+        Ok(RowEncoder { types: types.to_vec(), kind })
+    }
+
+    /// The rows of these columns as bytes.
+    pub fn encode(&self, columns: &[ArrayRef]) -> Result<Encoded> {
+        Ok(Encoded(match &self.kind {
+            Kind::Text => match columns[0].data_type() {
+                DataType::LargeUtf8 => Bytes::LargeText(columns[0].as_string::<i64>().clone()),
+                DataType::Utf8View => Bytes::TextView(columns[0].as_string_view().clone()),
+                _ => Bytes::Text(columns[0].as_string::<i32>().clone()),
+            },
+            Kind::Rows(converter) => Bytes::Rows(converter.convert_columns(columns)?),
+        }))
+    }
+
+    /// The columns of rows that became these bytes.
+    pub fn decode<'a>(&self, rows: impl IntoIterator<Item = &'a [u8]>) -> Result<Vec<ArrayRef>> {
+        match &self.kind {
+            Kind::Text => {
+                let text = |row: &'a [u8]| (row != NULL_TEXT).then(|| std::str::from_utf8(row)).transpose();
+                let texts = rows.into_iter().map(text).collect::<Result<StringViewArray, _>>();
+                let texts = texts.map_err(|e| DataFusionError::External(Box::new(e)))?;
+                Ok(vec![cast(&texts, &self.types[0])?])
+            }
+            Kind::Rows(converter) => {
+                let parser = converter.parser();
+                Ok(converter.convert_rows(rows.into_iter().map(|row| parser.parse(row)))?)
+            }
+        }
+    }
 }
 
 impl Encoded {
@@ -226,6 +281,21 @@ mod tests {
             );
         }
         assert_eq!(index.len(), 3);
+    }
+
+    #[test]
+    fn rows_come_back_from_their_bytes_with_their_types() {
+        let texts = [Some("b"), None, Some(""), Some("a longer text than fits in a view")];
+        let numbers: ArrayRef = Arc::new(Int64Array::from(vec![Some(-1), None, Some(0), Some(i64::MAX)]));
+        let text: ArrayRef = Arc::new(StringArray::from(texts.to_vec()));
+        let large: ArrayRef = Arc::new(LargeStringArray::from(texts.to_vec()));
+        let view: ArrayRef = Arc::new(StringViewArray::from(texts.to_vec()));
+        for columns in [vec![text.clone()], vec![large.clone()], vec![view], vec![numbers, large, text]] {
+            let types: Vec<_> = columns.iter().map(|column| column.data_type().clone()).collect();
+            let encoder = RowEncoder::new(&types).unwrap();
+            let rows = encoder.encode(&columns).unwrap();
+            assert_eq!(encoder.decode((0..4).map(|i| rows.row(i))).unwrap(), columns);
+        }
     }
 
     #[test]

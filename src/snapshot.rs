@@ -159,7 +159,8 @@ pub struct SourceStatus {
     /// Where the join is an inner one, the view is without them.
     pub unmatched_by_view: BTreeMap<String, BTreeMap<String, u64>>,
     /// Primary keys that came in more than one partition: which message of such a key came first is known by
-    /// the broker's timestamp only where both were in one micro-batch.
+    /// the broker's timestamp only where both were in one micro-batch. Where rows are replaced, the newest by that
+    /// timestamp counts in whatever order they come. Of a source without a key that takes rows back: the rows.
     pub keys_in_two_partitions: u64,
     /// Messages that the topic had lost before they could be read; 0 if it was whole.
     pub lost_messages: u64,

@@ -58,7 +58,7 @@ pub async fn create(config: &Config, topics: &BTreeMap<String, TopicUse>) -> Res
     let new = topics.iter().map(|(name, purpose)| {
         let topic = NewTopic::new(name, config.partitions, TopicReplication::Fixed(config.replication));
         match purpose {
-            TopicUse::Source | TopicUse::DeadLetters => {
+            TopicUse::Source | TopicUse::NewestByKey | TopicUse::DeadLetters => {
                 topic.set("retention.ms", "-1").set("retention.bytes", "-1")
             }
             TopicUse::Changelog { keyed: true } => topic.set("cleanup.policy", "compact"),
@@ -133,7 +133,7 @@ fn refuse_unusable(topics: &BTreeMap<String, TopicUse>, found: &[Description]) -
     for topic in found {
         let name = topic.name.as_str();
         let needs = match topics.get(name) {
-            Some(TopicUse::Source) => "read",
+            Some(TopicUse::Source | TopicUse::NewestByKey) => "read",
             _ => "write",
         };
         match topic.error {
@@ -187,7 +187,9 @@ fn judge_settings(topics: &BTreeMap<String, TopicUse>, settings: &Settings) -> C
         let deletes = setting("cleanup.policy").is_none_or(|policy| policy.contains("delete"));
         let compacts = setting("cleanup.policy").is_some_and(|policy| policy.contains("compact"));
         let what_goes = match purpose {
-            TopicUse::Source => "its messages, and a later start is refused or counts less",
+            TopicUse::Source | TopicUse::NewestByKey => {
+                "its messages, and a later start is refused or counts less"
+            }
             TopicUse::DeadLetters => "what was not counted and why",
             TopicUse::Changelog { .. } => "the newest rows of a view",
         };
@@ -235,6 +237,8 @@ mod tests {
         assert_eq!((checked.warnings.len(), checked.bytes_max["votes"]), (0, 9));
         let checked = judge_settings(&use_of(TopicUse::Source), &settings_of("votes", &compacted));
         assert_eq!(checked.warnings.len(), 1, "{:?}", checked.warnings);
+        let checked = judge_settings(&use_of(TopicUse::NewestByKey), &settings_of("votes", &compacted));
+        assert!(checked.warnings.is_empty(), "{:?}", checked.warnings);
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -19,7 +19,7 @@ use datafusion::sql::sqlparser::tokenizer::Span;
 pub use self::place::Place;
 use self::place::parse_error;
 pub use self::rule::{Rule, RuleKind};
-pub use self::source::{EVENT_TIME_YEARS, SourceDef, Start, TimestampFormat};
+pub use self::source::{EVENT_TIME_YEARS, Format, OnConflict, SourceDef, Start, TimestampFormat};
 use self::source::{schema, source};
 pub use self::view::{Hold, Mode, ViewDef};
 use crate::error::{Error, Result};
@@ -44,6 +44,8 @@ pub struct TableDef {
 pub enum TopicUse {
     /// Its messages are read, from the first: it must keep all of them.
     Source,
+    /// As a source, but of messages with one key the newest tells all.
+    NewestByKey,
     /// It gets the messages that are not counted: the only place where they are told.
     DeadLetters,
     /// It gets a view's changed rows.
@@ -90,7 +92,10 @@ impl Catalog {
             v.topic.clone().map(|topic| (topic, TopicUse::Changelog { keyed: !v.key.is_empty() }))
         });
         let letters = self.sources.values().filter_map(|s| s.dead_letter_topic.clone());
-        let sources = self.sources.values().map(|s| (s.topic.clone(), TopicUse::Source));
+        let sources = self.sources.values().map(|s| {
+            let is_by_key = s.retracts() && s.primary_key().is_some();
+            (s.topic.clone(), if is_by_key { TopicUse::NewestByKey } else { TopicUse::Source })
+        });
         views.chain(letters.map(|topic| (topic, TopicUse::DeadLetters))).chain(sources).collect()
     }
 

@@ -11,8 +11,9 @@ use super::rule::rules;
 use super::{Place, Rule, RuleKind, bare_name, duration_ms, literal};
 use crate::error::Result;
 
-const SOURCE_OPTIONS: [&str; 9] = [
+const SOURCE_OPTIONS: [&str; 10] = [
     "format",
+    "on_conflict",
     "timestamp_format",
     "event_time",
     "watermark",
@@ -22,6 +23,9 @@ const SOURCE_OPTIONS: [&str; 9] = [
     "dead_letter_topic",
     "start",
 ];
+const FORMATS: [(&str, Format); 2] = [("json", Format::Json), ("debezium-json", Format::DebeziumJson)];
+const ON_CONFLICT: [(&str, OnConflict); 2] =
+    [("reject", OnConflict::Reject), ("replace", OnConflict::Replace)];
 const STARTS: [(&str, Start); 2] =
     [("earliest", Start::Earliest), ("earliest_available", Start::EarliestAvailable)];
 /// Event times must be in these years, the last not among them: nanoseconds hold them with room for windows.
@@ -36,6 +40,26 @@ const TIMESTAMP_FORMATS: [(&str, TimestampFormat); 5] = [
     ("epoch_ns", TimestampFormat::Epoch(TimeUnit::Nanosecond)),
 ];
 
+/// What a message of a source says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Format {
+    /// A row.
+    #[default]
+    Json,
+    /// What happened to a row: how it was before, how it is after, as Debezium writes it.
+    DebeziumJson,
+}
+
+/// What becomes of a row whose primary key an earlier row has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnConflict {
+    /// It is rejected: the first counts.
+    #[default]
+    Reject,
+    /// It takes the place of the earlier one: the newest counts. An empty message deletes.
+    Replace,
+}
+
 /// How the messages of a source spell a timestamp.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum TimestampFormat {
@@ -48,13 +72,6 @@ pub enum TimestampFormat {
 }
 
 impl TimestampFormat {
-    fn named(name: &str) -> Option<Self> {
-        TIMESTAMP_FORMATS
-            .iter()
-            .find(|(known, _)| known.eq_ignore_ascii_case(name))
-            .map(|(_, format)| *format)
-    }
-
     /// Its name in a declaration.
     pub fn name(self) -> &'static str {
         TIMESTAMP_FORMATS.iter().find(|(_, format)| *format == self).map_or("", |(name, _)| name)
@@ -84,6 +101,10 @@ pub struct SourceDef {
     pub topic: String,
     /// In the order in which they are judged: the primary key last, so that a refused row claims no key.
     pub rules: Vec<Rule>,
+    /// What its messages say.
+    pub format: Format,
+    /// What becomes of a row whose primary key an earlier row has.
+    pub on_conflict: OnConflict,
     /// How its messages spell a timestamp.
     pub timestamp_format: TimestampFormat,
     /// The column that says when the event happened.
@@ -102,6 +123,21 @@ pub struct SourceDef {
     pub dead_letter_topic: Option<String>,
     /// Where its reading begins.
     pub start: Start,
+}
+
+impl SourceDef {
+    /// Whether a message can take a row back that was counted.
+    pub fn retracts(&self) -> bool {
+        self.format == Format::DebeziumJson || self.on_conflict == OnConflict::Replace
+    }
+
+    /// Columns of the primary key, if it has one.
+    pub fn primary_key(&self) -> Option<&[String]> {
+        self.rules.iter().find_map(|rule| match &rule.kind {
+            RuleKind::PrimaryKey(columns) => Some(columns.as_slice()),
+            _ => None,
+        })
+    }
 }
 
 pub(super) async fn source(
@@ -148,26 +184,19 @@ pub(super) async fn source(
             literal(value).ok_or_else(|| place.error(format!("option '{key}' must be text")))?,
         );
     }
-    if let Some(format) = options.get("format").filter(|format| !format.eq_ignore_ascii_case("json")) {
-        return Err(place.error(format!("format '{format}' is not known; write 'json'")));
+    let format: Format = named("format", &options, &FORMATS, &place)?;
+    let on_conflict: OnConflict = named("on_conflict", &options, &ON_CONFLICT, &place)?;
+    let timestamp_format = named("timestamp_format", &options, &TIMESTAMP_FORMATS, &place)?;
+    let start = named("start", &options, &STARTS, &place)?;
+    let has_key = rules.iter().any(|rule| matches!(rule.kind, RuleKind::PrimaryKey(_)));
+    if options.contains_key("on_conflict") && !has_key {
+        return Err(place.error("'on_conflict' needs a PRIMARY KEY, which says what a row replaces"));
     }
-    let timestamp_format = match options.get("timestamp_format") {
-        Some(name) => TimestampFormat::named(name).ok_or_else(|| {
-            let known = TIMESTAMP_FORMATS.map(|(name, _)| name).join(", ");
-            place.error(format!("timestamp_format '{name}' is not known; it is one of {known}"))
-        })?,
-        None => TimestampFormat::default(),
-    };
-    let start = match options.get("start") {
-        Some(name) => {
-            let found = STARTS.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
-            found.map(|(_, start)| *start).ok_or_else(|| {
-                let known = STARTS.map(|(known, _)| known).join(" or ");
-                place.error(format!("start '{name}' is not known; it is {known}"))
-            })?
-        }
-        None => Start::default(),
-    };
+    if options.contains_key("on_conflict") && format == Format::DebeziumJson {
+        return Err(
+            place.error("a message of 'debezium-json' says what it replaces: leave 'on_conflict' out")
+        );
+    }
     let event_time = options.remove("event_time");
     if let Some(time) = &event_time {
         column(time)?;
@@ -205,6 +234,8 @@ pub(super) async fn source(
         schema,
         topic: topic.clone(),
         rules,
+        format,
+        on_conflict,
         timestamp_format,
         event_time,
         watermark_delay_ms,
@@ -214,6 +245,21 @@ pub(super) async fn source(
         dead_letter_topic: options.remove("dead_letter_topic"),
         start,
         place,
+    })
+}
+
+/// The value that an option names; without it, the usual one.
+fn named<T: Copy + Default>(
+    option: &str,
+    options: &BTreeMap<String, String>,
+    known: &[(&str, T)],
+    place: &Place,
+) -> Result<T> {
+    let Some(name) = options.get(option) else { return Ok(T::default()) };
+    let found = known.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
+    found.map(|(_, value)| *value).ok_or_else(|| {
+        let known = known.iter().map(|(known, _)| *known).collect::<Vec<_>>().join(", ");
+        place.error(format!("{option} '{name}' is not known; it is one of {known}"))
     })
 }
 

@@ -72,26 +72,19 @@ impl JsonDecoder {
 
     /// Decodes `messages`, on all cores when they are many. A message of `None` has no payload.
     pub fn decode(&self, messages: &[Option<&[u8]>]) -> Result<(Decoded, Vec<Reject>)> {
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let share = messages.len().div_ceil(threads).max(ROWS_PER_THREAD_MIN);
-        if messages.len() <= share {
-            return self.decode_part(messages, 0);
+        let mut parts = in_parts(messages, |part, first| self.decode_part(part, first))?;
+        if parts.len() == 1 {
+            return Ok(parts.remove(0));
         }
-        let parts = std::thread::scope(|scope| {
-            let part = |(i, part)| scope.spawn(move || self.decode_part(part, i * share));
-            let running: Vec<_> = messages.chunks(share).enumerate().map(part).collect();
-            running.into_iter().map(|thread| thread.join()).collect::<Vec<_>>()
-        });
         let mut batches = Vec::new();
         let mut decoded = Vec::with_capacity(messages.len());
         let mut rejects = Vec::new();
-        for part in parts {
-            let (rows, refused) = part.map_err(|_| Error::Limit("a decoding thread panicked".into()))??;
+        for (rows, refused) in parts {
             batches.push(rows.rows);
             decoded.extend(rows.messages);
             rejects.extend(refused);
         }
-        Ok((Decoded { rows: concat_batches(&self.kept_schema, &batches)?, messages: decoded }, rejects))
+        Ok((Decoded::of_rows(concat_batches(&self.kept_schema, &batches)?, decoded), rejects))
     }
 
     fn decode_part(&self, messages: &[Option<&[u8]>], first: usize) -> Result<(Decoded, Vec<Reject>)> {
@@ -128,8 +121,27 @@ impl JsonDecoder {
         if decoded.len() < rows.num_rows() {
             rows = filter_record_batch(&rows, &BooleanArray::from(kept))?;
         }
-        Ok((Decoded { rows, messages: decoded }, rejects))
+        Ok((Decoded::of_rows(rows, decoded), rejects))
     }
+}
+
+/// Runs `work` over all messages, in parts on all cores when they are many; it is told where its part begins.
+pub fn in_parts<'m, T: Send>(
+    messages: &[Option<&'m [u8]>],
+    work: impl Fn(&[Option<&'m [u8]>], usize) -> Result<T> + Sync,
+) -> Result<Vec<T>> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let share = messages.len().div_ceil(threads).max(ROWS_PER_THREAD_MIN);
+    if messages.len() <= share {
+        return Ok(vec![work(messages, 0)?]);
+    }
+    std::thread::scope(|scope| {
+        let work = &work;
+        let part = |(i, part)| scope.spawn(move || work(part, i * share));
+        let running: Vec<_> = messages.chunks(share).enumerate().map(part).collect();
+        let panicked = || Error::Limit("a decoding thread panicked".into());
+        running.into_iter().map(|thread| thread.join().map_err(|_| panicked())?).collect()
+    })
 }
 
 /// The columns of a batch while it is read.

@@ -2,9 +2,15 @@
 
 mod check;
 mod column;
+mod counted_rows;
+mod debezium;
+mod decoder;
 mod future;
 mod json;
+mod message_key;
 mod nested;
+mod net;
+mod newest;
 mod number;
 mod object;
 #[cfg(test)]
@@ -16,6 +22,7 @@ mod seen;
 mod tests;
 mod time;
 
+pub use decoder::Decoder;
 pub use json::JsonDecoder;
 pub use rules::{ForeignKeys, RuleSet};
 
@@ -33,16 +40,10 @@ pub fn of_source(
     source: &SourceDef,
     read: Option<BTreeSet<String>>,
     session: &SessionState,
-) -> Result<(JsonDecoder, RuleSet)> {
-    let mut decoder = JsonDecoder::new(source.schema.clone(), source.timestamp_format)
-        .map_err(|reason| source.place.error(reason))?;
-    if let Some(time) = &source.event_time {
-        decoder = decoder.with_event_time(time);
-    }
-    let rules = RuleSet::new(source, session)?;
-    let Some(mut needed) = read else { return Ok((decoder, rules)) };
-    needed.extend(rules.columns().cloned());
-    Ok((decoder.keeping(&needed), rules))
+) -> Result<(Decoder, RuleSet)> {
+    let rules = RuleSet::new(source, read.as_ref(), session)?;
+    let needed = read.map(|read| read.into_iter().chain(rules.columns().cloned()).collect());
+    Ok((Decoder::new(source, needed)?, rules))
 }
 
 /// Rows decoded of a batch of messages.
@@ -52,6 +53,37 @@ pub struct Decoded {
     pub rows: RecordBatch,
     /// Of each row, the position of its message in the batch.
     pub messages: Vec<u32>,
+    /// What the messages take back; only of a source that can.
+    pub taken_back: Option<TakenBack>,
+}
+
+impl Decoded {
+    /// Rows of messages that take nothing back.
+    pub fn of_rows(rows: RecordBatch, messages: Vec<u32>) -> Decoded {
+        Decoded { rows, messages, taken_back: None }
+    }
+}
+
+/// What a batch of messages takes back.
+#[derive(Debug)]
+pub struct TakenBack {
+    /// The rows, or the primary keys of rows.
+    pub rows: RecordBatch,
+    /// Of each, the position of its message in the batch; ascending.
+    pub messages: Vec<u32>,
+    /// How many messages say nothing new.
+    pub silent: usize,
+}
+
+/// Rows that keep every rule.
+#[derive(Debug)]
+pub struct Judged {
+    /// The rows. Of a source that takes rows back: those that came and went, with the weight as last column.
+    pub rows: RecordBatch,
+    /// Of each row, the position of its message in the batch.
+    pub messages: Vec<u32>,
+    /// How many messages count.
+    pub counted: usize,
 }
 
 /// A message that is not counted: by its source, or by one view only.
@@ -59,7 +91,8 @@ pub struct Decoded {
 pub struct Reject {
     /// Its position in the batch of messages.
     pub message: u32,
-    /// Name of the rule that it broke; `json` if it could not be decoded; `late` or `error(view)` if only a view
+    /// Name of the rule that it broke; `json` if it could not be decoded; `retraction` if it takes back what is not
+    /// there; `late` or `error(view)` if only a view
     /// left it out.
     pub rule: String,
     /// Why, for a person.

@@ -1,7 +1,7 @@
 //! Judges the rows of a source by its rules. What a rule says never depends on how the rows were cut
 //! into micro-batches.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, UInt32Array};
@@ -12,8 +12,9 @@ use datafusion::execution::session_state::SessionState;
 
 use super::check::Check;
 use super::future::{self, FUTURE};
+use super::net::{Changes, NetRows};
 use super::seen::SeenKeys;
-use super::{Decoded, Reject};
+use super::{Decoded, Judged, Reject, TakenBack};
 use crate::batches::project as project_batch;
 use crate::catalog::{Rule, RuleKind, SourceDef};
 use crate::error::Result;
@@ -25,12 +26,14 @@ pub trait ForeignKeys {
     fn contains(&self, table: &str, columns: &[String], values: &[ArrayRef]) -> Result<BooleanArray>;
 }
 
-/// A source's rules, and the primary keys that were seen.
+/// A source's rules, and what they remember of the rows that were counted.
 pub struct RuleSet {
     rules: Vec<Compiled>,
     future: Option<Future>,
-    /// Keys of the rows that were counted.
+    /// Keys of the rows that were counted, where the first of a key counts.
     seen: Option<SeenKeys>,
+    /// The rows that are there, where rows can be taken back.
+    net: Option<NetRows>,
 }
 
 struct Compiled {
@@ -47,8 +50,9 @@ struct Future {
 }
 
 impl RuleSet {
-    /// Compiles the rules of `source`; `session` plans CHECK expressions.
-    pub fn new(source: &SourceDef, session: &SessionState) -> Result<Self> {
+    /// Compiles the rules of `source`; `session` plans CHECK expressions. Where rows can be taken back, those that are
+    /// there are kept with the columns that are `read`; none: all.
+    pub fn new(source: &SourceDef, read: Option<&BTreeSet<String>>, session: &SessionState) -> Result<Self> {
         let mut seen = None;
         let mut rules = Vec::new();
         for rule in &source.rules {
@@ -63,7 +67,7 @@ impl RuleSet {
                     (Arc::clone(&check.reads), Some(check))
                 }
             };
-            if let RuleKind::PrimaryKey(_) = rule.kind {
+            if matches!(rule.kind, RuleKind::PrimaryKey(_)) && !source.retracts() {
                 seen = Some(SeenKeys::new(&reads)?);
             }
             rules.push(Compiled { rule: rule.clone(), reads, check });
@@ -75,7 +79,8 @@ impl RuleSet {
             }),
             None => None,
         };
-        Ok(RuleSet { rules, future, seen })
+        let net = source.retracts().then(|| NetRows::new(source, read)).transpose()?;
+        Ok(RuleSet { rules, future, seen, net })
     }
 
     /// The columns that the rules read.
@@ -106,14 +111,14 @@ impl RuleSet {
     }
 
     /// The rows that keep every rule, and of the others the first rule that each breaks. `origin` tells where the
-    /// message at a position comes from.
+    /// message at a position comes from. A message whose row breaks a rule takes nothing back either.
     pub fn judge(
         &mut self,
         decoded: Decoded,
         origin: &dyn Fn(u32) -> Origin,
         keys: &dyn ForeignKeys,
-    ) -> Result<(Decoded, Vec<Reject>)> {
-        let mut judged = Judged { decoded, rejects: Vec::new() };
+    ) -> Result<(Judged, Vec<Reject>)> {
+        let mut judged = Judging { decoded, rejects: Vec::new() };
         if let Some(future) = &self.future {
             future.judge(&mut judged, origin)?;
         }
@@ -147,30 +152,48 @@ impl RuleSet {
                 None => compiled.reason(&values, row),
             })?;
         }
-        Ok((judged.decoded, judged.rejects))
+        let Judging { decoded, mut rejects } = judged;
+        let Decoded { rows, messages, taken_back } = decoded;
+        let Some(net) = &mut self.net else {
+            return Ok((Judged { rows, counted: messages.len(), messages }, rejects));
+        };
+        let taken_back = taken_back.unwrap_or_else(|| TakenBack::nothing(rows.schema()));
+        let taken_back = taken_back.without(&rejects)?;
+        let changes = net.apply(&Decoded::of_rows(rows, messages), &taken_back, origin)?;
+        let Changes { rows, messages, counted, rejects: not_there } = changes;
+        rejects.extend(not_there);
+        Ok((Judged { rows, messages, counted }, rejects))
     }
 
-    /// How many primary keys came in more than one partition.
+    /// Gives the rows that are there to `take`, `rows_max` at a time, until it says false; only of a source that takes
+    /// rows back.
+    pub fn net_rows(&self, rows_max: usize, take: impl FnMut(RecordBatch) -> bool) -> Result<()> {
+        self.net.as_ref().map_or(Ok(()), |net| net.each(rows_max, take))
+    }
+
+    /// How many primary keys came in more than one partition; without a key, how many rows that are taken back.
     pub fn keys_in_two_partitions(&self) -> u64 {
-        self.seen.as_ref().map_or(0, SeenKeys::in_two_partitions)
+        let net = self.net.as_ref().map_or(0, NetRows::in_two_partitions);
+        self.seen.as_ref().map_or(net, SeenKeys::in_two_partitions)
     }
 
-    /// Bytes held for the primary keys.
+    /// Bytes held for the primary keys, or for the rows that can be taken back.
     pub fn bytes(&self) -> usize {
-        self.seen.as_ref().map_or(0, SeenKeys::bytes)
+        let net = self.net.as_ref().map_or(0, NetRows::bytes);
+        self.seen.as_ref().map_or(net, SeenKeys::bytes)
     }
 }
 
 /// Rows that have kept the rules so far, and the messages that have not.
-struct Judged {
+struct Judging {
     decoded: Decoded,
     rejects: Vec<Reject>,
 }
 
-impl Judged {
+impl Judging {
     /// Keeps the rows of which `keep` is true, and rejects the others.
     fn keep(&mut self, keep: &BooleanArray, rule: &str, reason: impl Fn(usize) -> String) -> Result<()> {
-        let Decoded { rows, messages } = &mut self.decoded;
+        let Decoded { rows, messages, .. } = &mut self.decoded;
         if keep.true_count() == rows.num_rows() {
             return Ok(());
         }
@@ -185,7 +208,7 @@ impl Judged {
 }
 
 impl Future {
-    fn judge(&self, judged: &mut Judged, origin: &dyn Fn(u32) -> Origin) -> Result<()> {
+    fn judge(&self, judged: &mut Judging, origin: &dyn Fn(u32) -> Origin) -> Result<()> {
         let times = Arc::clone(project_batch(&judged.decoded.rows, &self.reads)?.column(0));
         let messages = judged.decoded.messages.clone();
         let timestamp_ms = |row: usize| origin(messages[row]).timestamp_ms;

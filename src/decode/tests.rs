@@ -12,7 +12,7 @@ use crate::catalog::{Catalog, SourceDef, TimestampFormat};
 use crate::engine::session;
 use crate::error::Result;
 use crate::queries::QueryFile;
-use crate::source::Origin;
+use crate::source::{MessageRef, Origin, RawBatch};
 
 /// The table `candidates` with the ids `a` and `b`.
 struct Candidates;
@@ -28,6 +28,15 @@ impl ForeignKeys for Candidates {
 /// Messages of one partition, one after the other.
 fn by_position(message: u32) -> Origin {
     Origin { offset: message.into(), ..Origin::default() }
+}
+
+/// Messages of one partition.
+fn raw(messages: &[&str]) -> RawBatch {
+    let mut raw = RawBatch::default();
+    for (offset, message) in (0..).zip(messages) {
+        raw.push(MessageRef { offset, payload: Some(message.as_bytes()), ..MessageRef::default() });
+    }
+    raw
 }
 
 async fn declare(columns: &str, options: &str) -> Result<SourceDef> {
@@ -128,7 +137,7 @@ async fn an_event_time_has_room_for_windows_whether_it_is_kept_or_not() {
         for read in [None, Some(BTreeSet::from(["n".to_string()]))] {
             let (decoder, _) = of_source(&source, read, &planning).unwrap();
             let accepted = |message: &str| {
-                let (decoded, rejects) = decoder.decode(&[Some(message.as_bytes())]).unwrap();
+                let (decoded, rejects) = decoder.decode(&raw(&[message])).unwrap();
                 assert_eq!(decoded.messages.len() + rejects.len(), 1);
                 rejects.first().map(|reject| (reject.rule.clone(), reject.reason.clone()))
             };
@@ -344,7 +353,7 @@ async fn columns_that_nobody_needs_are_judged_and_not_kept() {
     };
     // Several threads, and more than is judged at once.
     let messages: Vec<_> = (0..10_000).map(message).collect();
-    let messages: Vec<_> = messages.iter().map(|message| Some(message.as_bytes())).collect();
+    let messages = raw(&messages.iter().map(String::as_str).collect::<Vec<_>>());
     let (of_all, refused_by_all) = all.decode(&messages).unwrap();
     let (of_some, refused) = some.decode(&messages).unwrap();
     assert_eq!(refused, refused_by_all);
@@ -367,7 +376,7 @@ const RULES: &str =
 async fn judge(messages: &[String], size: usize) -> (Vec<String>, Vec<String>) {
     let source = source(RULES).await;
     let decoder = JsonDecoder::new(Arc::clone(&source.schema), source.timestamp_format).unwrap();
-    let mut rules = RuleSet::new(&source, &session::continuous().state()).unwrap();
+    let mut rules = RuleSet::new(&source, None, &session::continuous().state()).unwrap();
     let (mut counted, mut broken) = (Vec::new(), Vec::new());
     for part in messages.chunks(size) {
         let payloads: Vec<_> = part.iter().map(|message| Some(message.as_bytes())).collect();
@@ -413,6 +422,8 @@ async fn a_row_is_judged_the_same_however_the_batches_are_cut() {
 #[tokio::test]
 async fn a_check_that_is_no_condition_is_refused() {
     let source = source("vote INT, CHECK (vote + 1)").await;
-    let Err(error) = RuleSet::new(&source, &session::continuous().state()) else { panic!("it was taken") };
+    let Err(error) = RuleSet::new(&source, None, &session::continuous().state()) else {
+        panic!("it was taken")
+    };
     assert!(error.to_string().contains("must be true or false"), "{error}");
 }

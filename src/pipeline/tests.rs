@@ -2,6 +2,7 @@
 //! milliseconds.
 
 mod lookups;
+mod taking_back;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

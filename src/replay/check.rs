@@ -7,7 +7,7 @@ use std::sync::Arc;
 use arrow::datatypes::{Field, Schema, SchemaRef};
 
 use super::files::read_tables;
-use crate::catalog::{Catalog, RuleKind};
+use crate::catalog::{Catalog, Format, Rule, RuleKind, SourceDef};
 use crate::decode;
 use crate::engine::{Engine, session};
 use crate::error::Result;
@@ -42,16 +42,19 @@ pub async fn check(
         text +=
             &format!("source {} ← {}\n  columns: {}\n", source.name, source.topic, columns(&source.schema));
         text += &format!("  kept: {}{others}\n", kept.join(", "));
-        let rules: BTreeSet<_> = source.rules.iter().map(|rule| rule.name.as_str()).collect();
+        if source.retracts() {
+            text += &format!("  takes back: {}\n", takes_back(source));
+        }
+        // A key by which rows are replaced refuses none.
+        let judges = |rule: &&Rule| !source.retracts() || !matches!(rule.kind, RuleKind::PrimaryKey(_));
+        let rules: BTreeSet<_> = source.rules.iter().filter(judges).map(|rule| rule.name.as_str()).collect();
         text += &format!("  rules: {}\n", rules.into_iter().collect::<Vec<_>>().join(", "));
         if let Some(event_time) = &source.event_time {
             let seconds = source.max_future_ms / 1_000;
             text += &format!("  future: {event_time} at most {seconds} s after the message's timestamp\n");
         }
-        for rule in &source.rules {
-            if let RuleKind::PrimaryKey(key) = &rule.kind {
-                text += &format!("  warning: {}\n", of_primary_key(&source.topic, &key.join(", ")));
-            }
+        if let Some(warning) = of_order(source) {
+            text += &format!("  warning: {warning}\n");
         }
         text.push('\n');
     }
@@ -74,13 +77,44 @@ pub async fn check(
     Ok(text)
 }
 
-/// What makes "first" certain: a declaration can't see how a topic is keyed.
-fn of_primary_key(topic: &str, key: &str) -> String {
-    format!(
-        "{topic} need not be keyed by {key}: of two messages with one {key} the first by the broker's timestamp \
-         counts, which is certain only where both are in one partition. Key the topic by {key}; \
-         keys_in_two_partitions in /api/status counts those that were not"
-    )
+/// What a source keeps so that a message can take a row back.
+fn takes_back(source: &SourceDef) -> String {
+    match (source.primary_key().map(|key| key.join(", ")), source.format) {
+        (Some(key), Format::Json) => format!(
+            "keeps the newest row of each {key}; a later message replaces it, an empty message with that key deletes it"
+        ),
+        (Some(key), Format::DebeziumJson) => {
+            format!("keeps the newest row of each {key}; `after` replaces it, op d deletes it")
+        }
+        (None, _) => {
+            "keeps every row, whole: `before` takes back a row with the same values, also where no query \
+                      reads them; with a PRIMARY KEY the needed columns would do"
+                .into()
+        }
+    }
+}
+
+/// What makes it certain which message came first: a declaration can't see how a topic is keyed.
+fn of_order(source: &SourceDef) -> Option<String> {
+    let topic = &source.topic;
+    let told = "keys_in_two_partitions in /api/status counts";
+    Some(match source.primary_key().map(|key| key.join(", ")) {
+        Some(key) if source.retracts() => format!(
+            "{topic} need not be keyed by {key}: of two messages with one {key} in two partitions the newest by the \
+             broker's timestamp counts, which need not be the one that was meant. Key the topic by {key}; {told} those \
+             that were not"
+        ),
+        Some(key) => format!(
+            "{topic} need not be keyed by {key}: of two messages with one {key} the first by the broker's timestamp \
+             counts, which is certain only where both are in one partition. Key the topic by {key}; {told} those that \
+             were not"
+        ),
+        None if source.retracts() => format!(
+            "{topic} needs one partition, or a PRIMARY KEY: a message that takes a row back may come before the row \
+             from another partition, and is then refused; {told} the rows that came in two"
+        ),
+        None => return None,
+    })
 }
 
 fn columns(schema: &Schema) -> String {

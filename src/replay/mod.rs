@@ -108,6 +108,18 @@ impl Replay {
     }
 }
 
+/// A file whose lines are the messages of a topic.
+#[derive(Clone, Debug)]
+pub struct InputFile {
+    /// The topic, or the source that reads it.
+    pub topic: String,
+    /// The file.
+    pub path: PathBuf,
+    /// Whether a line is a message's key, a tab and its value, as `kcat -C -K '\t'` prints them. Without a value it is
+    /// an empty message.
+    pub is_keyed: bool,
+}
+
 /// What `tally replay` prints.
 #[derive(Clone, Debug)]
 pub enum Show {
@@ -121,7 +133,7 @@ pub enum Show {
 /// `errors` with their file, line and reason.
 pub async fn replay(
     mut replay: Replay,
-    inputs: &[(String, PathBuf)],
+    inputs: &[InputFile],
     batch_rows: usize,
     show: &Show,
     format: Format,
@@ -135,8 +147,8 @@ pub async fn replay(
     let schema = replay.schema_of(view)?;
     let mut printer = Printer { of_changes, schema, changes: Vec::new(), newest: None };
     let mut readers = Vec::new();
-    for (topic, path) in inputs {
-        readers.push(Input::open(replay.source_of(topic)?, path)?);
+    for input in inputs {
+        readers.push(Input::open(replay.source_of(&input.topic)?, input)?);
     }
     printer.take(0, replay.start().await?.changes, view)?;
     let (mut received, mut rejected) = (0, 0);
@@ -180,19 +192,22 @@ fn write_all(out: &mut (dyn Write + Send), bytes: &[u8]) -> Result<()> {
     written.map_err(|source| Error::Io { action: "writing".into(), source })
 }
 
-/// A file whose lines are messages.
+/// A file while it is read.
 struct Input<'a> {
     source: usize,
     path: &'a Path,
+    is_keyed: bool,
     lines: BufReader<File>,
     line: Vec<u8>,
     number: i64,
 }
 
 impl Input<'_> {
-    fn open(source: usize, path: &Path) -> Result<Input<'_>> {
+    fn open(source: usize, input: &InputFile) -> Result<Input<'_>> {
+        let InputFile { path, is_keyed, .. } = input;
         let file = File::open(path).map_err(|e| Error::io("reading", path, e))?;
-        Ok(Input { source, path, lines: BufReader::new(file), line: Vec::new(), number: 0 })
+        let lines = BufReader::new(file);
+        Ok(Input { source, path, is_keyed: *is_keyed, lines, line: Vec::new(), number: 0 })
     }
 
     /// The next lines that are not empty, in the room of an earlier batch; the offset of each is its number.
@@ -205,10 +220,15 @@ impl Input<'_> {
                 break;
             }
             self.number += 1;
-            let payload = self.line.trim_ascii();
-            if !payload.is_empty() {
-                let (offset, payload) = (self.number, Some(payload));
-                lines.push(MessageRef { offset, payload, ..MessageRef::default() });
+            let tab = self.line.iter().position(|byte| *byte == b'\t').filter(|_| self.is_keyed);
+            let (key, value) = match tab {
+                Some(tab) => (Some(&self.line[..tab]), &self.line[tab + 1..]),
+                None => (None, &self.line[..]),
+            };
+            let payload = Some(value.trim_ascii()).filter(|value| !value.is_empty());
+            if key.is_some() || payload.is_some() {
+                let offset = self.number;
+                lines.push(MessageRef { offset, key, payload, ..MessageRef::default() });
             }
         }
         Ok(lines)

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use tally::queries;
-use tally::replay::{Format, Replay, Show, replay};
+use tally::replay::{Format, InputFile, Replay, Show, replay};
 use tally::{election, reference};
 
 /// What is printed for a folder of `tests/golden`, and what is said of lines that are not counted.
@@ -16,7 +16,8 @@ async fn run(folder: &str, inputs: &[&str], tables: &[&str], size: usize, show: 
     let (_, files) = queries::load(Some(&dir)).unwrap();
     let engine = Replay::open(&files, &named(tables, "csv")).await.unwrap();
     let (mut out, mut errors) = (Vec::new(), Vec::new());
-    let inputs = named(inputs, "ndjson");
+    let of_lines = |(topic, path)| InputFile { topic, path, is_keyed: false };
+    let inputs: Vec<_> = named(inputs, "ndjson").into_iter().map(of_lines).collect();
     replay(engine, &inputs, size, show, Format::Table, &mut out, &mut errors).await.unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap().replace(dir.to_str().unwrap(), ".");
     (text(out), text(errors))
@@ -80,6 +81,32 @@ async fn check_says_what_is_kept_what_it_costs_and_what_is_not_certain() {
         "view votes_over_time",
         "by group, until the watermark passes the group's end",
         "mode: update",
+    ] {
+        assert!(text.contains(said), "{said} is not in\n{text}");
+    }
+}
+
+#[tokio::test]
+async fn check_says_what_a_source_keeps_so_that_rows_can_be_taken_back() {
+    let declared = |name: &str, key: &str, options: &str| {
+        format!(
+            "CREATE UNBOUNDED EXTERNAL TABLE {name} (id VARCHAR, n INT{key}) STORED AS KAFKA LOCATION '{name}' \
+             OPTIONS ({options});"
+        )
+    };
+    let key = ", PRIMARY KEY (id)";
+    let text = declared("replaced", key, "'on_conflict' 'replace'")
+        + &declared("changed", key, "'format' 'debezium-json'")
+        + &declared("rows", "", "'format' 'debezium-json'");
+    let files = [queries::QueryFile { path: PathBuf::from("s.sql"), text }];
+    let text = tally::replay::check(&files, &[], Vec::new()).await.unwrap();
+    for said in [
+        "takes back: keeps the newest row of each id; a later message replaces it, an empty message with that key",
+        "takes back: keeps the newest row of each id; `after` replaces it, op d deletes it",
+        "takes back: keeps every row, whole",
+        "of two messages with one id in two partitions the newest by the broker's timestamp counts",
+        "warning: rows needs one partition, or a PRIMARY KEY",
+        "source rows ← rows\n  columns: id Utf8, n Int32\n  kept: id, n\n",
     ] {
         assert!(text.contains(said), "{said} is not in\n{text}");
     }

@@ -47,13 +47,13 @@ fn panicking_session() -> SessionState {
 }
 
 async fn rules(columns: &str, options: &str) -> RuleSet {
-    RuleSet::new(&declare(columns, options).await.unwrap(), &panicking_session()).unwrap()
+    RuleSet::new(&declare(columns, options).await.unwrap(), None, &panicking_session()).unwrap()
 }
 
 fn batch(columns: Vec<(&str, ArrayRef)>) -> Decoded {
     let rows =
         RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(n, c)| (n, c, true))).unwrap();
-    Decoded { messages: (0..rows.num_rows() as u32).collect(), rows }
+    Decoded::of_rows(rows.clone(), (0..rows.num_rows() as u32).collect())
 }
 
 fn numbers(values: impl IntoIterator<Item = i64>) -> Decoded {
@@ -106,7 +106,9 @@ async fn a_check_that_fails_for_every_row_refuses_every_row() {
 async fn a_check_whose_answer_changes_by_itself_is_refused() {
     for check in ["x < random()", "at < now()", "at < current_date", "CASE WHEN x > 0 THEN now() > at END"] {
         let source = declare(&format!("x BIGINT, at TIMESTAMP, CHECK ({check})"), "").await.unwrap();
-        let Err(error) = RuleSet::new(&source, &session::continuous().state()) else { panic!("{check}") };
+        let Err(error) = RuleSet::new(&source, None, &session::continuous().state()) else {
+            panic!("{check}")
+        };
         let error = error.to_string();
         assert!(error.contains("another value each time") && error.starts_with("s.sql:1:"), "{error}");
     }

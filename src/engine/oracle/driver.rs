@@ -7,7 +7,7 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 
 use crate::catalog::{Catalog, Mode};
-use crate::decode::{self, Decoded, RuleSet};
+use crate::decode::{self, Decoded, Judged, RuleSet};
 use crate::engine::work::Work;
 use crate::engine::{Engine, ViewChange, ViewInfo, session};
 use crate::error::Result;
@@ -62,8 +62,8 @@ impl Driver {
             partition: partitions[row as usize],
             offset: i64::from(row),
         };
-        let decoded = Decoded { rows, messages };
-        let (Decoded { rows, messages: counted }, _) = rules.judge(decoded, &origin, &NoKeys)?;
+        let decoded = Decoded::of_rows(rows, messages);
+        let (Judged { rows, messages: counted, .. }, _) = rules.judge(decoded, &origin, &NoKeys)?;
         let origins: Vec<Origin> = counted.iter().map(|row| origin(*row)).collect();
         let applied = self.engine.apply(source, rows, Some(&origins)).await?;
         let errors = applied.errors.into_iter().filter_map(|error| Some((error.row?, error.view))).collect();

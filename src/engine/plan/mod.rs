@@ -172,6 +172,7 @@ impl Engine {
         let mut state_of = |node: &LogicalPlan| shared_table(node, def, &mut found);
         let mut nodes = Vec::new();
         let whole = state.optimize(&plan)?;
+        refuse_retracting(catalog, def, &whole)?;
         let mut references = split::reference_columns(&whole)?;
         let found_key = inferred_key(&plan, &schema)?;
         if !def.key.is_empty() && !found_key.is_empty() {
@@ -430,4 +431,16 @@ impl Engine {
 
 fn indent(text: &str) -> String {
     text.lines().map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n")
+}
+
+/// No operator takes rows back yet.
+fn refuse_retracting(catalog: &Catalog, def: &ViewDef, plan: &LogicalPlan) -> Result<()> {
+    let retracts = |stream: &String| catalog.sources.get(stream).is_some_and(|source| source.retracts());
+    match split::stream_columns(plan)?.into_iter().map(|(stream, _)| stream).find(retracts) {
+        Some(stream) => Err(def.place.error(format!(
+            "messages of `{stream}` take rows back ('on_conflict' 'replace', 'debezium-json'), and no view can read such \
+             a source yet"
+        ))),
+        None => Ok(()),
+    }
 }
