@@ -5,10 +5,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, UInt64Array, new_null_array};
-use arrow::compute::{cast, concat_batches};
+use arrow::array::{
+    Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, UInt64Array, new_null_array,
+};
+use arrow::compute::{cast, concat_batches, filter_record_batch};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef, TimeUnit};
 
+use super::rows::cells;
 use crate::catalog::{MILLISECOND, SourceDef};
 
 /// Hidden columns of a recount: a row's position among all rows of all sources, …
@@ -30,6 +33,10 @@ pub struct Arrivals {
     behind: i64,
     batches: Vec<RecordBatch>,
     rows: Vec<Arrival>,
+    /// Of each of these rows, whether it was not taken back.
+    is_there: Vec<bool>,
+    /// Of a source that takes rows back, where those that are there stand among its rows.
+    places: Option<BTreeMap<Vec<String>, Vec<usize>>>,
     newest: BTreeMap<i32, i64>,
     /// After each micro-batch, until when groups are final.
     final_after: Vec<Option<i64>>,
@@ -60,16 +67,31 @@ impl Arrivals {
             behind: (delay.unwrap_or(0) + source.allowed_lateness_ms) * MILLISECOND,
             batches: Vec::new(),
             rows: Vec::new(),
+            is_there: Vec::new(),
+            places: source.retracts().then(BTreeMap::new),
             newest: BTreeMap::new(),
             final_after: Vec::new(),
         }
     }
 
-    /// Adds a micro-batch; `partitions` is that of each row, `first` the position of the first.
-    pub fn push(&mut self, rows: &RecordBatch, partitions: &[i32], first: u64, era: usize) {
+    /// Adds a micro-batch of rows that come, of weight 1, and of rows that go, of weight -1; `partitions` is that of
+    /// each row, `first` the position of the first.
+    pub fn push(&mut self, rows: &RecordBatch, weights: &[i64], partitions: &[i32], first: u64, era: usize) {
+        let columns: Vec<_> = (0..self.schema.fields().len()).collect();
+        let rows = &rows.project(&columns).unwrap();
+        let texts = self.places.as_ref().map(|_| cells(rows));
         let closed = self.closed();
         let times = self.time.as_ref().map(|time| nanoseconds(rows.column_by_name(time).unwrap()));
         for (row, partition) in partitions.iter().enumerate() {
+            if let (Some(places), Some(texts)) = (&mut self.places, &texts) {
+                let places = places.entry(texts[row].clone()).or_default();
+                if weights[row] < 0 {
+                    self.is_there[places.pop().expect("a row goes that is not there")] = false;
+                    continue;
+                }
+                places.push(self.rows.len());
+            }
+            self.is_there.push(true);
             let newest = self.newest.get(partition).copied();
             let time = times.as_ref().and_then(|times| times.is_valid(row).then(|| times.value(row)));
             let own = newest.map(|newest| newest - self.behind).filter(|_| self.time.is_some());
@@ -80,7 +102,8 @@ impl Arrivals {
             }
         }
         self.final_after.push(self.newest.values().min().map(|slowest| slowest - self.behind));
-        self.batches.push(rows.clone());
+        let came: BooleanArray = weights.iter().map(|weight| Some(*weight > 0)).collect();
+        self.batches.push(filter_record_batch(rows, &came).unwrap());
     }
 
     /// Groups that end until then are final now, and for good.
@@ -93,9 +116,12 @@ impl Arrivals {
         self.time.as_deref()
     }
 
-    /// Every row, and what is known of it.
-    pub fn all(&self) -> (RecordBatch, &[Arrival]) {
-        (concat_batches(&self.schema, &self.batches).unwrap(), &self.rows)
+    /// Every row that is there, and what is known of it.
+    pub fn all(&self) -> (RecordBatch, Vec<Arrival>) {
+        let rows = concat_batches(&self.schema, &self.batches).unwrap();
+        let there = BooleanArray::from(self.is_there.clone());
+        let known = self.rows.iter().zip(&self.is_there).filter(|(_, is_there)| **is_there);
+        (filter_record_batch(&rows, &there).unwrap(), known.map(|(row, _)| *row).collect())
     }
 
     /// Whether a view that keeps rows for `duration` of event time still has the row: none of the micro-batches

@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 
+use super::told::Messages;
 use crate::catalog::{Catalog, Mode};
-use crate::decode::{self, Decoded, Judged, RuleSet};
+use crate::decode::{self, Decoded, Judged, RuleSet, TakenBack};
 use crate::engine::work::Work;
 use crate::engine::{Engine, ViewChange, ViewInfo, session};
 use crate::error::Result;
@@ -24,11 +25,13 @@ pub struct Driver {
 /// What a micro-batch did.
 pub struct Step {
     pub changes: Vec<ViewChange>,
-    /// Positions in the micro-batch of the rows that kept the rules.
+    /// The rows that kept the rules, with weights where rows can be taken back, …
+    pub rows: RecordBatch,
+    /// … and of each the position of its message.
     pub counted: Vec<u32>,
-    /// Positions among those of rows that came too late for a view.
+    /// Positions among the rows of those that came too late for a view.
     pub late: Vec<(u32, String)>,
-    /// Positions among those of rows that an expression of a view can't take.
+    /// Positions among the rows of those that an expression of a view can't take.
     pub errors: Vec<(u32, String)>,
 }
 
@@ -53,21 +56,24 @@ impl Driver {
         self.engine.start().await
     }
 
-    /// Judges rows and applies those that keep the rules.
-    pub async fn apply(&mut self, source: &str, rows: RecordBatch, partitions: &[i32]) -> Result<Step> {
-        let messages = (0..rows.num_rows() as u32).collect();
+    /// Judges what messages say and applies what keeps the rules.
+    pub async fn apply(&mut self, source: &str, messages: &Messages) -> Result<Step> {
         let rules = self.rules.get_mut(source).expect("a source that is not declared");
-        let origin = |row: u32| Origin {
+        let origin = |message: u32| Origin {
             timestamp_ms: None,
-            partition: partitions[row as usize],
-            offset: i64::from(row),
+            partition: messages.partitions[message as usize],
+            offset: i64::from(message),
         };
-        let decoded = Decoded::of_rows(rows, messages);
+        let mut decoded = Decoded::of_rows(messages.came.clone(), messages.of_came.clone());
+        if self.catalog.sources[source].retracts() {
+            let (rows, messages) = (messages.back.clone(), messages.of_back.clone());
+            decoded.taken_back = Some(TakenBack { rows, messages, silent: 0 });
+        }
         let (Judged { rows, messages: counted, .. }, _) = rules.judge(decoded, &origin, &NoKeys)?;
-        let origins: Vec<Origin> = counted.iter().map(|row| origin(*row)).collect();
-        let applied = self.engine.apply(source, rows, Some(&origins)).await?;
+        let origins: Vec<Origin> = counted.iter().map(|message| origin(*message)).collect();
+        let applied = self.engine.apply(source, rows.clone(), Some(&origins)).await?;
         let errors = applied.errors.into_iter().filter_map(|error| Some((error.row?, error.view))).collect();
-        Ok(Step { changes: applied.changes, counted, late: applied.late, errors })
+        Ok(Step { changes: applied.changes, rows, counted, late: applied.late, errors })
     }
 
     /// Replaces the rows of a reference table.

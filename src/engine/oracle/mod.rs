@@ -11,15 +11,16 @@ mod recount;
 mod rows;
 mod shape;
 mod slt;
+mod statements;
 mod tables;
+mod told;
 mod windows;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use arrow::array::{RecordBatch, UInt32Array};
-use arrow::compute::take_record_batch;
-use arrow::datatypes::SchemaRef;
+use arrow::array::{AsArray, RecordBatch};
+use arrow::datatypes::{Int64Type, SchemaRef};
 use datafusion::datasource::MemTable;
 use datafusion::prelude::SessionContext;
 
@@ -28,8 +29,10 @@ pub use self::consumer::Consumer;
 use self::driver::Driver;
 use self::recount::Recount;
 pub use self::rows::{assert_same, cells, sorted};
+use self::told::{Messages, Net};
 use super::ViewChange;
-use crate::catalog::RuleKind;
+use super::input::WEIGHT;
+use crate::catalog::SourceDef;
 use crate::error::Result;
 
 /// An engine, what it was told, and what its changelogs say.
@@ -43,7 +46,7 @@ pub struct Pair {
 
 #[derive(Clone)]
 enum Event {
-    Rows { source: String, rows: RecordBatch, partitions: Vec<i32> },
+    Messages { source: String, messages: Messages },
     Reference { table: String, batches: Vec<RecordBatch> },
 }
 
@@ -64,6 +67,8 @@ struct Built {
     failed: BTreeMap<String, BTreeSet<u64>>,
     /// Of each source the primary keys so far.
     keys: BTreeMap<String, BTreeSet<Vec<String>>>,
+    /// Of each source that takes rows back those that are there.
+    nets: BTreeMap<String, Net>,
 }
 
 impl Pair {
@@ -101,7 +106,12 @@ impl Pair {
 
     /// Adds a micro-batch to a source; `partitions` is that of each row.
     pub async fn insert_from(&mut self, source: &str, rows: RecordBatch, partitions: Vec<i32>) {
-        self.tell(Event::Rows { source: source.into(), rows, partitions }).await;
+        self.tell_messages(source, Messages::rows(rows, partitions)).await;
+    }
+
+    /// Tells a source a micro-batch.
+    async fn tell_messages(&mut self, source: &str, messages: Messages) {
+        self.tell(Event::Messages { source: source.into(), messages }).await;
     }
 
     /// Replaces the rows of a reference table.
@@ -147,6 +157,11 @@ impl Pair {
         source.or_else(|| catalog.tables.get(table).map(|table| Arc::clone(&table.schema)))
     }
 
+    /// A source's declaration, if it is one.
+    fn source(&self, name: &str) -> Option<SourceDef> {
+        self.built.as_ref()?.driver.catalog.sources.get(name).cloned()
+    }
+
     /// How a view is kept up to date, for people.
     pub fn plan(&self, view: &str) -> String {
         self.built.as_ref().expect("nothing is declared").driver.info(view).plan.clone()
@@ -158,6 +173,8 @@ impl Built {
         let driver = Driver::new(texts.join(";\n")).await?;
         let arrivals = driver.catalog.sources.iter();
         let arrivals = arrivals.map(|(name, source)| (name.clone(), Arrivals::new(source))).collect();
+        let nets = driver.catalog.sources.iter();
+        let nets = nets.filter_map(|(name, source)| Some((name.clone(), Net::new(source)?))).collect();
         let mut built = Built {
             driver,
             consumers: BTreeMap::new(),
@@ -169,6 +186,7 @@ impl Built {
             late: BTreeMap::new(),
             failed: BTreeMap::new(),
             keys: BTreeMap::new(),
+            nets,
         };
         let changes = built.driver.start().await?;
         built.take(changes);
@@ -177,16 +195,23 @@ impl Built {
 
     async fn apply(&mut self, event: Event) {
         match event {
-            Event::Rows { source, rows, partitions } => {
-                let step = self.driver.apply(&source, rows.clone(), &partitions).await.unwrap();
-                assert_eq!(
-                    step.counted,
-                    self.counted(&source, &rows, &partitions),
-                    "rows that keep the rules"
-                );
-                let counted = UInt32Array::from(step.counted);
+            Event::Messages { source, messages } => {
+                let step = self.driver.apply(&source, &messages).await.unwrap();
+                let Messages { came, partitions, .. } = &messages;
+                let weights = match self.nets.get_mut(&source) {
+                    Some(net) => {
+                        let told = weighted(&step.rows);
+                        assert_eq!(told, net.take(&messages), "rows that come and go");
+                        told.into_iter().map(|(weight, _)| weight).collect()
+                    }
+                    None => {
+                        let counted = self.counted(&source, came, partitions);
+                        assert_eq!(step.counted, counted, "rows that keep the rules");
+                        vec![1; counted.len()]
+                    }
+                };
                 let partitions: Vec<i32> =
-                    counted.values().iter().map(|row| partitions[*row as usize]).collect();
+                    step.counted.iter().map(|message| partitions[*message as usize]).collect();
                 for (row, view) in step.late {
                     let is_new = self.late.entry(view).or_default().insert(self.rows + u64::from(row));
                     assert!(is_new, "a row is reported late twice");
@@ -194,11 +219,10 @@ impl Built {
                 for (row, view) in step.errors {
                     self.failed.entry(view).or_default().insert(self.rows + u64::from(row));
                 }
-                let rows = take_record_batch(&rows, &counted).unwrap();
                 let arrivals = self.arrivals.get_mut(&source).unwrap();
-                if rows.num_rows() > 0 {
-                    arrivals.push(&rows, &partitions, self.rows, self.eras.len() - 1);
-                    self.rows += rows.num_rows() as u64;
+                if step.rows.num_rows() > 0 {
+                    arrivals.push(&step.rows, &weights, &partitions, self.rows, self.eras.len() - 1);
+                    self.rows += step.rows.num_rows() as u64;
                     self.era_has_rows = true;
                 }
                 self.take(step.changes);
@@ -217,10 +241,7 @@ impl Built {
 
     /// Positions of the rows whose primary key is new: of several with one key the first by partition, then offset.
     fn counted(&mut self, source: &str, rows: &RecordBatch, partitions: &[i32]) -> Vec<u32> {
-        let key = self.driver.catalog.sources[source].rules.iter().find_map(|rule| match &rule.kind {
-            RuleKind::PrimaryKey(columns) => Some(columns),
-            _ => None,
-        });
+        let key = self.driver.catalog.sources[source].primary_key();
         let mut positions: Vec<usize> = (0..rows.num_rows()).collect();
         if let Some(columns) = key {
             let columns: Vec<_> = columns.iter().map(|name| rows.schema().index_of(name).unwrap()).collect();
@@ -292,4 +313,11 @@ impl Built {
             panic!("{name}: row {row} is out of order by columns {by:?}\n{text}\n{rows:#?}");
         }
     }
+}
+
+/// Rows without their weights, and the weights.
+fn weighted(rows: &RecordBatch) -> Vec<(i64, Vec<String>)> {
+    let weights = rows.column_by_name(WEIGHT).expect("it takes rows back").as_primitive::<Int64Type>();
+    let columns: Vec<_> = (0..rows.num_columns() - 1).collect();
+    weights.values().iter().copied().zip(cells(&rows.project(&columns).unwrap())).collect()
 }

@@ -1,4 +1,4 @@
-//! Runs `tests/sql/*.slt` on an engine and its oracle; each `INSERT` is a micro-batch.
+//! Runs `tests/sql/*.slt` on an engine and its oracle; each `INSERT`, `UPDATE` and `DELETE` is a micro-batch.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -9,6 +9,7 @@ use datafusion::datasource::MemTable;
 
 use super::Pair;
 use super::rows::cells;
+use super::statements;
 use crate::engine::session;
 use crate::error::{Error, Result};
 
@@ -38,8 +39,8 @@ impl sqllogictest::AsyncDB for Database {
                 self.0.insert(&table, rows).await;
                 self.0.check().await;
             }
-            "delete" => {
-                self.0.set(&word(2), Vec::new()).await;
+            "delete" | "update" => {
+                statements::run(&mut self.0, sql).await?;
                 self.0.check().await;
             }
             "explain" => {

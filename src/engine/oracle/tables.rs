@@ -41,10 +41,7 @@ impl Recount<'_> {
                 let visible: Vec<usize> = (0..rows.num_columns() - HIDDEN).collect();
                 (rows.project(&visible).unwrap(), of_row)
             }
-            None => {
-                let (rows, of_row) = arrivals.all();
-                (rows, of_row.to_vec())
-            }
+            None => arrivals.all(),
         };
         let keep = of_row.iter().map(|row| {
             let is_such =
@@ -63,7 +60,7 @@ impl Recount<'_> {
             }
             None => {
                 let (rows, of_row) = arrivals.all();
-                (with_hidden(&rows, of_row, arrivals.time(), vec![None; of_row.len()]), of_row.to_vec())
+                (with_hidden(&rows, &of_row, arrivals.time(), vec![None; of_row.len()]), of_row)
             }
         };
         let is_such = |row: &Arrival| row.era == era && only.is_none_or(|only| row.position == only);
