@@ -2,7 +2,10 @@
 //! operators that stack in any order. An operator takes what changed in its inputs, and says what that changes
 //! in its rows; its cost follows the change, not what it holds.
 
+mod arrangement;
 mod delta;
+mod equality;
+pub mod join;
 mod sorted_rows;
 #[cfg(test)]
 mod testing;
