@@ -1,5 +1,5 @@
 //! AVG of durations, whose sum DataFusion lets wrap: three million hours are more nanoseconds than a BIGINT holds.
-//! AVG of everything else is DataFusion's: its sums of decimals have room for 10⁹ rows.
+//! AVG of floats is exact (`floats.rs`), that of decimals DataFusion's: its sums have room for 10⁹ rows.
 
 use std::sync::Arc;
 
@@ -14,6 +14,7 @@ use datafusion::logical_expr::{
     SetMonotonicity, Signature,
 };
 
+use super::floats::{self, Answer, is_float};
 use super::{as_inner, sum};
 
 /// Where its state has the sum; before it is the count.
@@ -39,7 +40,17 @@ fn is_duration(args: &AccumulatorArgs) -> bool {
 impl AggregateUDFImpl for CheckedAvg {
     as_inner!();
 
+    fn state_fields(&self, args: StateFieldsArgs) -> Result<Vec<FieldRef>> {
+        if args.return_type() == &DataType::Float64 && !args.is_distinct {
+            return Ok(floats::state_fields(&args, floats::SUM));
+        }
+        self.inner.state_fields(args)
+    }
+
     fn accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
+        if is_float(&args) {
+            return Ok(floats::accumulator(Answer::Average, args.is_distinct));
+        }
         if !is_duration(&args) || args.is_distinct {
             return self.inner.accumulator(args);
         }
@@ -52,6 +63,9 @@ impl AggregateUDFImpl for CheckedAvg {
     }
 
     fn create_groups_accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn GroupsAccumulator>> {
+        if is_float(&args) {
+            return Ok(Box::new(floats::Totals::new(Answer::Average)));
+        }
         if !is_duration(&args) {
             return self.inner.create_groups_accumulator(args);
         }
@@ -60,6 +74,9 @@ impl AggregateUDFImpl for CheckedAvg {
     }
 
     fn create_sliding_accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
+        if is_float(&args) && !args.is_distinct {
+            return Ok(floats::accumulator(Answer::Average, false));
+        }
         if !is_duration(&args) || args.is_distinct {
             return self.inner.create_sliding_accumulator(args);
         }

@@ -31,6 +31,10 @@ impl Bits {
 impl AggregateUDFImpl for Bits {
     as_inner!();
 
+    fn state_fields(&self, args: StateFieldsArgs) -> Result<Vec<FieldRef>> {
+        self.inner.state_fields(args)
+    }
+
     fn accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
         self.inner.accumulator(args)
     }

@@ -1,11 +1,14 @@
 //! What DataFusion's own functions and operators do wrong with some value, done right: integers wrap, decimals
-//! outgrow their precision, DISTINCT is ignored, a state that is taken up again loses digits. Each keeps its SQL name,
-//! so every session of Tally gives it the same meaning.
+//! outgrow their precision, DISTINCT is ignored, the last digits of floats depend on the order of the rows. Each keeps
+//! its SQL name, so every session of Tally gives it the same meaning.
 
 mod arithmetic;
 mod average;
 mod bits;
-mod moments;
+mod dyadic;
+mod extremes;
+pub mod floats;
+pub mod moments;
 mod nth;
 mod order;
 #[cfg(test)]
@@ -13,6 +16,7 @@ mod poison;
 mod scalars;
 mod subquery;
 mod sum;
+pub mod superaccumulator;
 #[cfg(test)]
 mod tests;
 mod zeros;
@@ -25,7 +29,7 @@ use arrow::error::ArrowError;
 use datafusion::execution::FunctionRegistry;
 use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
 use datafusion::functions_aggregate::{
-    average as avg, bit_and_or_xor, covariance, nth_value, regr, stddev, variance,
+    average as avg, bit_and_or_xor, correlation, covariance, min_max, nth_value, regr, stddev, variance,
 };
 use datafusion::logical_expr::expr_rewriter::FunctionRewrite;
 use datafusion::logical_expr::{AggregateUDF, ScalarUDF};
@@ -62,6 +66,8 @@ fn functions() -> Vec<AggregateUDF> {
     let mut functions = vec![
         AggregateUDF::from(sum::CheckedSum::new()),
         AggregateUDF::from(average::CheckedAvg::new(avg::avg_udaf())),
+        AggregateUDF::from(extremes::Extreme::new(min_max::min_udaf())),
+        AggregateUDF::from(extremes::Extreme::new(min_max::max_udaf())),
         AggregateUDF::from(nth::SortedNth::new(nth_value::nth_value_udaf())),
     ];
     let bits =
@@ -74,6 +80,7 @@ fn functions() -> Vec<AggregateUDF> {
         stddev::stddev_pop_udaf(),
         covariance::covar_samp_udaf(),
         covariance::covar_pop_udaf(),
+        correlation::corr_udaf(),
         regr::regr_slope_udaf(),
         regr::regr_intercept_udaf(),
         regr::regr_count_udaf(),
@@ -84,12 +91,12 @@ fn functions() -> Vec<AggregateUDF> {
         regr::regr_syy_udaf(),
         regr::regr_sxy_udaf(),
     ];
-    functions.extend(moments.into_iter().filter_map(moments::Resumable::new).map(AggregateUDF::from));
+    functions.extend(moments.into_iter().filter_map(moments::Moments::new).map(AggregateUDF::from));
     functions
 }
 
 /// Whether every decimal of `values` has at most the digits that its type allows; other types always do.
-fn check_precision(values: &ArrayRef) -> Result<(), ArrowError> {
+pub fn check_precision(values: &ArrayRef) -> Result<(), ArrowError> {
     match values.data_type() {
         DataType::Decimal32(precision, _) => {
             values.as_primitive::<Decimal32Type>().validate_decimal_precision(*precision)
@@ -107,7 +114,7 @@ fn check_precision(values: &ArrayRef) -> Result<(), ArrowError> {
     }
 }
 
-/// What an aggregate function of DataFusion says of itself, said by one that wraps it as `inner`.
+/// What an aggregate function of DataFusion says of itself, said by one that wraps it as `inner`: all but what its state is.
 macro_rules! as_inner {
     () => {
         fn name(&self) -> &str {
@@ -127,9 +134,6 @@ macro_rules! as_inner {
         }
         fn default_value(&self, data_type: &DataType) -> Result<ScalarValue> {
             self.inner.default_value(data_type)
-        }
-        fn state_fields(&self, args: StateFieldsArgs) -> Result<Vec<FieldRef>> {
-            self.inner.state_fields(args)
         }
         fn order_sensitivity(&self) -> AggregateOrderSensitivity {
             self.inner.order_sensitivity()

@@ -1,6 +1,5 @@
-//! Variances, covariances and regressions by Welford's method, as DataFusion computes them, with a state that can be
-//! taken up again without loss: there merging a state into nothing rounds its means, so that each micro-batch
-//! would change digits, and a variance of 0 became a small number by which a slope is divided.
+//! Variances, covariances, correlations and regressions from exact sums of values and of products: the same in any
+//! order, and what a window leaves is taken back. Only the last steps round.
 
 use std::sync::Arc;
 
@@ -15,55 +14,81 @@ use datafusion::logical_expr::{
     SetMonotonicity, Signature,
 };
 
-use super::as_inner;
+use super::dyadic::{Dyadic, Scaled};
+use super::superaccumulator::{PRODUCT_UNIT, Superaccumulator, UNIT};
+use super::{as_inner, floats};
 
 /// One of these functions.
 #[derive(Debug, PartialEq, Eq, Hash)]
-pub struct Resumable {
+pub struct Moments {
     inner: Arc<AggregateUDF>,
     statistic: Statistic,
 }
 
-impl Resumable {
+impl Moments {
     /// In place of DataFusion's `inner`; none if that is another function.
     pub fn new(inner: Arc<AggregateUDF>) -> Option<Self> {
-        Some(Resumable { statistic: Statistic::named(inner.name())?, inner })
+        Some(Moments { statistic: Statistic::named(inner.name())?, inner })
+    }
+
+    fn is_distinct(&self, args: &AccumulatorArgs) -> bool {
+        args.is_distinct && self.statistic.arguments() == 1
     }
 }
 
-impl AggregateUDFImpl for Resumable {
+impl AggregateUDFImpl for Moments {
     as_inner!();
 
-    fn accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
-        if args.is_distinct {
-            return self.inner.accumulator(args);
+    fn state_fields(&self, args: StateFieldsArgs) -> Result<Vec<FieldRef>> {
+        if args.is_distinct && self.statistic.arguments() == 1 {
+            return Ok(floats::distinct_fields(&args));
         }
-        Ok(Box::new(One { statistic: self.statistic, moments: Moments::default() }))
+        Ok(floats::state_fields(&args, self.statistic.sums().1))
+    }
+
+    fn accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
+        let statistic = self.statistic;
+        let over_all = move || Box::new(One::new(statistic)) as Box<dyn Accumulator>;
+        Ok(if self.is_distinct(&args) { Box::new(floats::Distinct::new(over_all)) } else { over_all() })
     }
 
     fn groups_accumulator_supported(&self, args: AccumulatorArgs) -> bool {
-        !args.is_distinct
+        !self.is_distinct(&args)
     }
 
     fn create_groups_accumulator(&self, _: AccumulatorArgs) -> Result<Box<dyn GroupsAccumulator>> {
-        Ok(Box::new(Many { statistic: self.statistic, groups: Vec::new() }))
-    }
-
-    fn create_sliding_accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
-        self.inner.create_sliding_accumulator(args)
+        Ok(Box::new(Groups::new(self.statistic)))
     }
 }
 
+/// What is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Statistic {
-    Variance { sample: bool },
-    Deviation { sample: bool },
-    Covariance { sample: bool },
+pub enum Statistic {
+    /// Of one argument.
+    Variance {
+        /// Of a sample: of one value less.
+        sample: bool,
+    },
+    /// The root of the variance.
+    Deviation {
+        /// Of a sample: of one value less.
+        sample: bool,
+    },
+    /// Of two arguments.
+    Covariance {
+        /// Of a sample: of one pair less.
+        sample: bool,
+    },
+    /// Of two arguments.
+    Correlation,
+    /// Of the dependent and the independent one.
     Regression(Regression),
 }
 
+/// What is told of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Regression {
+#[allow(missing_docs, reason = "each is named as its function")]
+pub enum Regression {
     Slope,
     Intercept,
     Count,
@@ -75,22 +100,19 @@ enum Regression {
     Sxy,
 }
 
-/// What has been seen of pairs (x, y): how many, their means, and sums of squares and products about these.
-#[derive(Clone, Copy, Debug, Default)]
-struct Moments {
-    count: u64,
-    mean_x: f64,
-    mean_y: f64,
-    m2_x: f64,
-    m2_y: f64,
-    xy: f64,
+/// Which exact sums a statistic needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sum {
+    X,
+    Y,
+    XX,
+    YY,
+    XY,
 }
 
-/// A number of [`Moments`].
-type Part = fn(&mut Moments) -> &mut f64;
-
 impl Statistic {
-    fn named(name: &str) -> Option<Self> {
+    /// What the function of that name computes.
+    pub fn named(name: &str) -> Option<Self> {
         Some(match name {
             "var" => Statistic::Variance { sample: true },
             "var_pop" => Statistic::Variance { sample: false },
@@ -98,6 +120,7 @@ impl Statistic {
             "stddev_pop" => Statistic::Deviation { sample: false },
             "covar_samp" => Statistic::Covariance { sample: true },
             "covar_pop" => Statistic::Covariance { sample: false },
+            "corr" => Statistic::Correlation,
             "regr_slope" => Statistic::Regression(Regression::Slope),
             "regr_intercept" => Statistic::Regression(Regression::Intercept),
             "regr_count" => Statistic::Regression(Regression::Count),
@@ -111,171 +134,231 @@ impl Statistic {
         })
     }
 
-    /// Columns of its state after the count, in the order of DataFusion's.
-    fn parts(self) -> &'static [Part] {
-        const MEAN_X: Part = |m| &mut m.mean_x;
-        const MEAN_Y: Part = |m| &mut m.mean_y;
-        const M2_X: Part = |m| &mut m.m2_x;
-        const M2_Y: Part = |m| &mut m.m2_y;
-        const XY: Part = |m| &mut m.xy;
+    /// How many arguments it takes.
+    pub fn arguments(self) -> usize {
+        if matches!(self, Statistic::Variance { .. } | Statistic::Deviation { .. }) { 1 } else { 2 }
+    }
+
+    /// The sums it needs, and their names in its state.
+    fn sums(self) -> (&'static [Sum], &'static [&'static str]) {
         match self {
-            Statistic::Variance { .. } | Statistic::Deviation { .. } => &[MEAN_X, M2_X],
-            Statistic::Covariance { .. } => &[MEAN_X, MEAN_Y, XY],
-            Statistic::Regression(_) => &[MEAN_X, MEAN_Y, M2_X, M2_Y, XY],
+            Statistic::Variance { .. } | Statistic::Deviation { .. } => (&[Sum::X, Sum::XX], &["x", "xx"]),
+            Statistic::Covariance { .. } => (&[Sum::X, Sum::Y, Sum::XY], &["x", "y", "xy"]),
+            Statistic::Regression(Regression::Count) => (&[], &[]),
+            Statistic::Correlation | Statistic::Regression(_) => {
+                (&[Sum::X, Sum::Y, Sum::XX, Sum::YY, Sum::XY], &["x", "y", "xx", "yy", "xy"])
+            }
         }
     }
 
     /// The arguments that are x and y; without a second one y is x.
-    fn arguments(self, values: &[ArrayRef]) -> (&Float64Array, &Float64Array) {
+    fn columns(self, values: &[ArrayRef]) -> (&Float64Array, &Float64Array) {
         let argument = |i: usize| values[i].as_primitive::<Float64Type>();
         match self {
             Statistic::Variance { .. } | Statistic::Deviation { .. } => (argument(0), argument(0)),
-            Statistic::Covariance { .. } => (argument(0), argument(1)),
+            Statistic::Covariance { .. } | Statistic::Correlation => (argument(0), argument(1)),
             // SQL names the dependent one first.
             Statistic::Regression(_) => (argument(1), argument(0)),
         }
     }
+}
 
-    fn evaluate(self, m: &Moments) -> Option<f64> {
-        let n = m.count as f64;
-        let of = |sum: f64, sample: bool| match (m.count, sample) {
-            (0, _) | (1, true) => None,
-            (_, true) => Some(sum / (m.count - 1) as f64),
-            (_, false) => Some(sum / n),
+/// The exact sums of some groups.
+#[derive(Debug)]
+pub struct Groups {
+    statistic: Statistic,
+    counts: Vec<i64>,
+    /// Of each group those that the statistic needs.
+    sums: Vec<Superaccumulator>,
+    /// Bytes that the groups hold which were copied here.
+    heap_bytes: usize,
+}
+
+impl Groups {
+    /// Of no group.
+    pub fn new(statistic: Statistic) -> Self {
+        Groups { statistic, counts: Vec::new(), sums: Vec::new(), heap_bytes: 0 }
+    }
+
+    /// Has so many groups, of which the last are new.
+    pub fn resize(&mut self, groups: usize) {
+        self.counts.resize(groups, 0);
+        self.sums.resize_with(groups * self.width(), Superaccumulator::default);
+    }
+
+    /// Adds the arguments in a row so many times to a group; takes them back where that is negative. NULLs are no pairs.
+    pub fn add(&mut self, values: &[ArrayRef], row: usize, group: usize, weight: i64) {
+        let (x, y) = self.statistic.columns(values);
+        if x.is_valid(row) && y.is_valid(row) {
+            self.add_pair(x.value(row), y.value(row), group, weight);
+        }
+    }
+
+    fn add_pair(&mut self, x: f64, y: f64, group: usize, weight: i64) {
+        self.counts[group] += weight;
+        let finite = x.is_finite() && y.is_finite();
+        let width = self.width();
+        let sums = &mut self.sums[group * width..][..width];
+        for (sum, which) in sums.iter_mut().zip(self.statistic.sums().0) {
+            match which {
+                Sum::X => sum.add(x, weight),
+                Sum::Y => sum.add(y, weight),
+                // The sums of x and y know of what is no number.
+                Sum::XX if finite => sum.add_product(x, x, weight),
+                Sum::YY if finite => sum.add_product(y, y, weight),
+                Sum::XY if finite => sum.add_product(x, y, weight),
+                Sum::XX | Sum::YY | Sum::XY => {}
+            }
+        }
+    }
+
+    /// How many rows a group has.
+    pub fn count(&self, group: usize) -> i64 {
+        self.counts[group]
+    }
+
+    /// Replaces a group by one of `other`, which is of the same statistic.
+    pub fn copy(&mut self, group: usize, other: &Groups, from: usize) {
+        let width = self.width();
+        self.counts[group] = other.counts[from];
+        let from = &other.sums[from * width..][..width];
+        let sums = &mut self.sums[group * width..][..width];
+        let bytes = |sums: &[Superaccumulator]| sums.iter().map(Superaccumulator::heap_bytes).sum::<usize>();
+        self.heap_bytes = self.heap_bytes + bytes(from) - bytes(sums);
+        sums.clone_from_slice(from);
+    }
+
+    /// Number of groups.
+    pub fn len(&self) -> usize {
+        self.counts.len()
+    }
+
+    /// Bytes held.
+    pub fn bytes(&self) -> usize {
+        self.counts.capacity() * size_of::<i64>()
+            + self.sums.capacity() * size_of::<Superaccumulator>()
+            + self.heap_bytes
+    }
+
+    /// The answers of all groups.
+    pub fn evaluate(&self) -> ArrayRef {
+        match self.statistic {
+            Statistic::Regression(Regression::Count) => {
+                Arc::new(UInt64Array::from_iter_values(self.counts.iter().map(|count| *count as u64)))
+            }
+            _ => Arc::new((0..self.counts.len()).map(|group| self.answer(group)).collect::<Float64Array>()),
+        }
+    }
+
+    fn width(&self) -> usize {
+        self.statistic.sums().0.len()
+    }
+
+    fn sum(&self, group: usize, which: Sum) -> &Superaccumulator {
+        let (sums, width) = (self.statistic.sums().0, self.width());
+        let at =
+            sums.iter().position(|sum| *sum == which).expect("invariant: a sum that the statistic needs");
+        &self.sums[group * width + at]
+    }
+
+    /// n · Σab − Σa · Σb, which is n times the sum of products about the means; NaN where a value is no number.
+    fn about_means(&self, group: usize, a: Sum, b: Sum, product: Sum) -> Option<Dyadic> {
+        let (a, b) = (self.sum(group, a), self.sum(group, b));
+        if a.special().is_some() || b.special().is_some() {
+            return None;
+        }
+        let products = self.sum(group, product).exact(PRODUCT_UNIT);
+        let means = a.exact(UNIT).times(&b.exact(UNIT));
+        Some(products.times_integer(self.counts[group] as u64).minus(&means))
+    }
+
+    fn answer(&self, group: usize) -> Option<f64> {
+        let count = u64::try_from(self.counts[group]).ok().filter(|count| *count > 0)?;
+        let n = count as f64;
+        let xx = || self.scaled(group, Sum::X, Sum::X, Sum::XX);
+        let yy = || self.scaled(group, Sum::Y, Sum::Y, Sum::YY);
+        let xy = || self.scaled(group, Sum::X, Sum::Y, Sum::XY);
+        let of = |sum: Scaled, sample: bool| match (count, sample) {
+            (1, true) => None,
+            (_, true) => Some(sum.over_float(n * (count - 1) as f64)),
+            (_, false) => Some(sum.over_float(n * n)),
         };
-        let regression = match self {
-            Statistic::Variance { sample } => return of(m.m2_x, sample),
-            Statistic::Deviation { sample } => return of(m.m2_x, sample).map(f64::sqrt),
-            Statistic::Covariance { sample } => return of(m.xy, sample),
+        let mean = |sum: Sum| self.sum(group, sum).mean(count);
+        let is_nan = |sum: Sum| self.sum(group, sum).special().is_some_and(f64::is_nan);
+        let regression = match self.statistic {
+            Statistic::Variance { sample } => return of(xx(), sample).map(Scaled::value),
+            Statistic::Deviation { sample } => return of(xx(), sample).map(|sum| sum.root().value()),
+            Statistic::Covariance { sample } => return of(xy(), sample).map(Scaled::value),
+            // As DataFusion has it.
+            Statistic::Correlation if is_nan(Sum::X) && is_nan(Sum::Y) => return Some(f64::NAN),
+            Statistic::Correlation if count < 2 || is_nan(Sum::X) || is_nan(Sum::Y) => return None,
+            Statistic::Correlation => {
+                let (xx, yy) = (xx(), yy());
+                let is_line = !xx.is_zero() && !yy.is_zero();
+                return is_line.then(|| xy().over(xx.times(yy).root()).value().clamp(-1.0, 1.0));
+            }
             Statistic::Regression(regression) => regression,
         };
-        let (covariance, variance_x, variance_y) = (m.xy / n, m.m2_x / n, m.m2_y / n);
-        let is_line = m.count > 1 && variance_x != 0.0;
-        let slope = covariance / variance_x;
+        let line = |what: &dyn Fn(Scaled) -> f64| {
+            let xx = xx();
+            (count > 1 && !xx.is_zero()).then(|| what(xx))
+        };
         match regression {
-            Regression::Slope => is_line.then_some(slope),
-            Regression::Intercept => is_line.then_some(m.mean_y - slope * m.mean_x),
-            Regression::R2 => (is_line && variance_y != 0.0)
-                .then_some((covariance * covariance) / (variance_x * variance_y)),
             Regression::Count => Some(n),
-            Regression::AvgX => (m.count > 0).then_some(m.mean_x),
-            Regression::AvgY => (m.count > 0).then_some(m.mean_y),
-            Regression::Sxx => (m.count > 0).then_some(m.m2_x),
-            Regression::Syy => (m.count > 0).then_some(m.m2_y),
-            Regression::Sxy => (m.count > 0).then_some(m.xy),
+            Regression::AvgX => Some(mean(Sum::X)),
+            Regression::AvgY => Some(mean(Sum::Y)),
+            Regression::Sxx => Some(xx().over_float(n).value()),
+            Regression::Syy => Some(yy().over_float(n).value()),
+            Regression::Sxy => Some(xy().over_float(n).value()),
+            Regression::Slope => line(&|xx| xy().over(xx).value()),
+            Regression::Intercept => line(&|xx| mean(Sum::Y) - xy().over(xx).value() * mean(Sum::X)),
+            Regression::R2 if yy().is_zero() => None,
+            Regression::R2 => line(&|xx| xy().times(xy()).over(xx.times(yy())).value()),
         }
     }
 
-    /// The states of many groups, as columns.
-    fn states(self, groups: &mut [Moments]) -> Vec<ArrayRef> {
-        let counts = UInt64Array::from_iter_values(groups.iter().map(|m| m.count));
-        let mut columns: Vec<ArrayRef> = vec![Arc::new(counts)];
-        for part in self.parts() {
-            columns.push(Arc::new(Float64Array::from_iter_values(groups.iter_mut().map(|m| *part(m)))));
-        }
-        columns
+    fn scaled(&self, group: usize, a: Sum, b: Sum, product: Sum) -> Scaled {
+        self.about_means(group, a, b, product).map_or(Scaled::NAN, |sum| sum.scaled())
     }
 
-    /// Calls `take` for the state in each row of `columns`.
-    fn each_state(self, columns: &[ArrayRef], mut take: impl FnMut(usize, &Moments)) {
-        let counts = columns[0].as_primitive::<UInt64Type>();
-        let parts: Vec<_> = self
-            .parts()
-            .iter()
-            .zip(&columns[1..])
-            .map(|(part, c)| (part, c.as_primitive::<Float64Type>()))
-            .collect();
+    fn merge(&mut self, states: &[ArrayRef], mut group: impl FnMut(usize) -> usize) {
+        let counts = states[0].as_primitive::<UInt64Type>();
+        let width = self.width();
         for row in 0..counts.len() {
-            let mut moments = Moments { count: counts.value(row), ..Moments::default() };
-            for (part, values) in &parts {
-                *part(&mut moments) = values.value(row);
-            }
-            take(row, &moments);
-        }
-    }
-}
-
-impl Moments {
-    fn add(&mut self, x: f64, y: f64) {
-        self.count += 1;
-        let count = self.count as f64;
-        let (delta_x, delta_y) = (x - self.mean_x, y - self.mean_y);
-        self.mean_x += delta_x / count;
-        self.mean_y += delta_y / count;
-        self.m2_x += delta_x * (x - self.mean_x);
-        self.m2_y += delta_y * (y - self.mean_y);
-        self.xy += delta_x * (y - self.mean_y);
-    }
-
-    fn merge(&mut self, other: &Moments) {
-        if other.count == 0 {
-            return;
-        }
-        if self.count == 0 {
-            *self = *other;
-            return;
-        }
-        let (a, b) = (self.count as f64, other.count as f64);
-        let (delta_x, delta_y) = (other.mean_x - self.mean_x, other.mean_y - self.mean_y);
-        self.count += other.count;
-        let count = self.count as f64;
-        self.mean_x += delta_x * b / count;
-        self.mean_y += delta_y * b / count;
-        self.m2_x += other.m2_x + delta_x * delta_x * a * b / count;
-        self.m2_y += other.m2_y + delta_y * delta_y * a * b / count;
-        self.xy += other.xy + delta_x * delta_y * a * b / count;
-    }
-}
-
-/// One group.
-#[derive(Debug)]
-struct One {
-    statistic: Statistic,
-    moments: Moments,
-}
-
-impl Accumulator for One {
-    fn update_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
-        let (x, y) = self.statistic.arguments(values);
-        for pair in x.iter().zip(y) {
-            if let (Some(x), Some(y)) = pair {
-                self.moments.add(x, y);
+            let group = group(row);
+            self.counts[group] += counts.value(row) as i64;
+            for (sum, column) in self.sums[group * width..][..width].iter_mut().zip(&states[1..]) {
+                sum.merge_encoded(column.as_binary::<i32>().value(row));
             }
         }
-        Ok(())
     }
 
-    fn merge_batch(&mut self, states: &[ArrayRef]) -> Result<()> {
-        let moments = &mut self.moments;
-        self.statistic.each_state(states, |_, state| moments.merge(state));
-        Ok(())
+    fn states(&self) -> Result<Vec<ArrayRef>> {
+        let counts = UInt64Array::from_iter_values(self.counts.iter().map(|count| *count as u64));
+        let mut columns: Vec<ArrayRef> = vec![Arc::new(counts)];
+        for at in 0..self.width() {
+            let sums: Vec<_> = self.sums.iter().skip(at).step_by(self.width()).collect();
+            columns.push(Arc::new(floats::encode(sums.into_iter())?));
+        }
+        Ok(columns)
     }
 
-    fn state(&mut self) -> Result<Vec<ScalarValue>> {
-        let parts = self.statistic.parts().iter().map(|part| ScalarValue::from(*part(&mut self.moments)));
-        let parts: Vec<_> = parts.collect();
-        Ok(std::iter::once(ScalarValue::from(self.moments.count)).chain(parts).collect())
-    }
-
-    fn evaluate(&mut self) -> Result<ScalarValue> {
-        Ok(match self.statistic {
-            Statistic::Regression(Regression::Count) => ScalarValue::from(self.moments.count),
-            statistic => ScalarValue::Float64(statistic.evaluate(&self.moments)),
-        })
-    }
-
-    fn size(&self) -> usize {
-        size_of_val(self)
+    fn emit(&mut self, emit_to: EmitTo) -> Groups {
+        let groups = match emit_to {
+            EmitTo::All => self.counts.len(),
+            EmitTo::First(groups) => groups,
+        };
+        let sums = EmitTo::First(groups * self.width()).take_needed(&mut self.sums);
+        Groups {
+            statistic: self.statistic,
+            counts: emit_to.take_needed(&mut self.counts),
+            sums,
+            heap_bytes: 0,
+        }
     }
 }
 
-/// Many groups.
-struct Many {
-    statistic: Statistic,
-    groups: Vec<Moments>,
-}
-
-impl GroupsAccumulator for Many {
+impl GroupsAccumulator for Groups {
     fn update_batch(
         &mut self,
         values: &[ArrayRef],
@@ -283,12 +366,10 @@ impl GroupsAccumulator for Many {
         opt_filter: Option<&BooleanArray>,
         total_num_groups: usize,
     ) -> Result<()> {
-        self.groups.resize(total_num_groups, Moments::default());
-        let (x, y) = self.statistic.arguments(values);
+        self.resize(total_num_groups);
         for (row, group) in group_indices.iter().enumerate() {
-            let seen = opt_filter.is_none_or(|filter| filter.is_valid(row) && filter.value(row));
-            if seen && x.is_valid(row) && y.is_valid(row) {
-                self.groups[*group].add(x.value(row), y.value(row));
+            if opt_filter.is_none_or(|filter| filter.is_valid(row) && filter.value(row)) {
+                self.add(values, row, *group, 1);
             }
         }
         Ok(())
@@ -300,24 +381,17 @@ impl GroupsAccumulator for Many {
         group_indices: &[usize],
         total_num_groups: usize,
     ) -> Result<()> {
-        self.groups.resize(total_num_groups, Moments::default());
-        let groups = &mut self.groups;
-        self.statistic.each_state(values, |row, state| groups[group_indices[row]].merge(state));
+        self.resize(total_num_groups);
+        self.merge(values, |row| group_indices[row]);
         Ok(())
     }
 
     fn evaluate(&mut self, emit_to: EmitTo) -> Result<ArrayRef> {
-        let groups = emit_to.take_needed(&mut self.groups);
-        Ok(match self.statistic {
-            Statistic::Regression(Regression::Count) => {
-                Arc::new(UInt64Array::from_iter_values(groups.iter().map(|m| m.count)))
-            }
-            statistic => Arc::new(Float64Array::from_iter(groups.iter().map(|m| statistic.evaluate(m)))),
-        })
+        Ok(Groups::evaluate(&self.emit(emit_to)))
     }
 
     fn state(&mut self, emit_to: EmitTo) -> Result<Vec<ArrayRef>> {
-        Ok(self.statistic.states(&mut emit_to.take_needed(&mut self.groups)))
+        self.emit(emit_to).states()
     }
 
     fn convert_to_state(
@@ -325,13 +399,58 @@ impl GroupsAccumulator for Many {
         values: &[ArrayRef],
         opt_filter: Option<&BooleanArray>,
     ) -> Result<Vec<ArrayRef>> {
-        let mut each = Many { statistic: self.statistic, groups: Vec::new() };
+        let mut each = Groups::new(self.statistic);
         let rows = values[0].len();
         each.update_batch(values, &(0..rows).collect::<Vec<_>>(), opt_filter, rows)?;
-        each.state(EmitTo::All)
+        each.states()
     }
 
     fn size(&self) -> usize {
-        self.groups.capacity() * size_of::<Moments>()
+        self.bytes()
+    }
+}
+
+/// One group, or what a window's frame has.
+#[derive(Debug)]
+struct One(Groups);
+
+impl One {
+    fn new(statistic: Statistic) -> Self {
+        let mut groups = Groups::new(statistic);
+        groups.resize(1);
+        One(groups)
+    }
+}
+
+impl Accumulator for One {
+    fn update_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
+        (0..values[0].len()).for_each(|row| self.0.add(values, row, 0, 1));
+        Ok(())
+    }
+
+    fn retract_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
+        (0..values[0].len()).for_each(|row| self.0.add(values, row, 0, -1));
+        Ok(())
+    }
+
+    fn supports_retract_batch(&self) -> bool {
+        true
+    }
+
+    fn merge_batch(&mut self, states: &[ArrayRef]) -> Result<()> {
+        self.0.merge(states, |_| 0);
+        Ok(())
+    }
+
+    fn state(&mut self) -> Result<Vec<ScalarValue>> {
+        self.0.states()?.iter().map(|column| ScalarValue::try_from_array(column, 0)).collect()
+    }
+
+    fn evaluate(&mut self) -> Result<ScalarValue> {
+        ScalarValue::try_from_array(&self.0.evaluate(), 0)
+    }
+
+    fn size(&self) -> usize {
+        self.0.bytes()
     }
 }

@@ -1,4 +1,5 @@
-//! SUM that fails where DataFusion's wraps, and where a decimal outgrows its precision. Floats add up as there.
+//! SUM that fails where DataFusion's wraps, and where a decimal outgrows its precision. That of floats is exact
+//! (`floats.rs`).
 
 use std::collections::HashMap;
 use std::fmt;
@@ -20,6 +21,7 @@ use datafusion::logical_expr::{
 };
 use datafusion_functions_aggregate_common::aggregate::groups_accumulator::prim_op::PrimitiveGroupsAccumulator;
 
+use super::floats::{self, Answer, is_float};
 use super::{as_inner, check_precision};
 
 /// SUM, checked.
@@ -38,7 +40,17 @@ impl CheckedSum {
 impl AggregateUDFImpl for CheckedSum {
     as_inner!();
 
+    fn state_fields(&self, args: StateFieldsArgs) -> Result<Vec<FieldRef>> {
+        if args.return_type() == &DataType::Float64 && !args.is_distinct {
+            return Ok(floats::state_fields(&args, floats::SUM));
+        }
+        self.inner.state_fields(args)
+    }
+
     fn accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
+        if is_float(&args) {
+            return Ok(floats::accumulator(Answer::Sum, args.is_distinct));
+        }
         let data_type = args.return_field.data_type().clone();
         if args.is_distinct {
             let total = total(&data_type)?;
@@ -52,6 +64,9 @@ impl AggregateUDFImpl for CheckedSum {
     }
 
     fn create_groups_accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn GroupsAccumulator>> {
+        if is_float(&args) {
+            return Ok(Box::new(floats::Totals::new(Answer::Sum)));
+        }
         groups(args.return_field.data_type())
     }
 
@@ -60,12 +75,13 @@ impl AggregateUDFImpl for CheckedSum {
             DataType::Int64 if args.is_distinct => Ok(Box::new(SlidingDistinct::default())),
             // It says which types it does not know.
             _ if args.is_distinct => self.inner.create_sliding_accumulator(args),
+            DataType::Float64 => Ok(floats::accumulator(Answer::Sum, false)),
             data_type => total(data_type),
         }
     }
 }
 
-/// The sum of one group.
+/// The sum of one group, of any type but floats.
 pub fn total(data_type: &DataType) -> Result<Box<dyn Accumulator>> {
     macro_rules! total_of {
         ($t:ty) => {
@@ -78,7 +94,7 @@ pub fn total(data_type: &DataType) -> Result<Box<dyn Accumulator>> {
     }
 }
 
-/// The sums of many groups.
+/// The sums of many groups, of any type but floats.
 pub fn groups(data_type: &DataType) -> Result<Box<dyn GroupsAccumulator>> {
     macro_rules! groups_of {
         ($t:ty) => {
@@ -179,11 +195,7 @@ impl<T: ArrowNumericType> Total<T> {
     fn of(values: &ArrayRef) -> Result<(T::Native, u64)> {
         let values = values.as_primitive::<T>();
         let count = (values.len() - values.null_count()) as u64;
-        let sum = match T::DATA_TYPE.is_floating() {
-            true => arrow::compute::sum(values),
-            false => arrow::compute::sum_checked(values)?,
-        };
-        Ok((sum.unwrap_or_default(), count))
+        Ok((arrow::compute::sum_checked(values)?.unwrap_or_default(), count))
     }
 }
 
