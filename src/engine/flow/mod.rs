@@ -2,6 +2,7 @@
 //! operators that stack in any order. An operator takes what changed in its inputs, and says what that changes
 //! in its rows; its cost follows the change, not what it holds.
 
+pub mod aggregate;
 mod arrangement;
 mod delta;
 mod equality;
