@@ -4,6 +4,7 @@
 
 pub mod aggregate;
 mod arrangement;
+pub mod by_key;
 mod delta;
 mod equality;
 pub mod join;
