@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use datafusion::catalog::TableProvider;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, DFSchema, internal_err, plan_err};
 use datafusion::datasource::{provider_as_source, source_as_provider};
@@ -10,7 +11,7 @@ use datafusion::error::Result;
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::logical_plan::{SubqueryAlias, TableScanBuilder};
 use datafusion::logical_expr::{
-    Aggregate, Expr, Filter, Join, LogicalPlan, LogicalPlanBuilder, Projection, TableScan,
+    Aggregate, Expr, Filter, Join, LogicalPlan, LogicalPlanBuilder, Projection, TableScan, Union,
 };
 
 use super::grain::{EXACT, Grain};
@@ -42,7 +43,7 @@ pub struct SessionKeys {
     pub is_timed: bool,
 }
 
-/// Begins the names of the columns that are the keys of held sessions.
+/// Begins the names of the columns that are the keys of sessions of rows.
 const SESSION_KEY: &str = "__tally_session_key_";
 
 /// Rows of session windows: positions of their columns.
@@ -100,6 +101,20 @@ fn grain(expr: Expr, plan: &LogicalPlan, event_time: impl Fn(&str) -> Option<Str
     Grain::of(&expr, &event_time(scan.table_name.table())?, &scan.projected_schema)
 }
 
+/// Of each column of rows of a stream that are in one kind of windows: how long after its value rows of that window
+/// can come, if it tells the window.
+pub fn window_columns(plan: &LogicalPlan, event_time: impl Fn(&str) -> Option<String>) -> Vec<Option<i64>> {
+    let tells_window = |expr: &Expr| {
+        expr.exists(|part| Ok(call(part, TUMBLE).is_some() || call(part, HOP).is_some())).unwrap_or(false)
+    };
+    let after = |column: Column| {
+        let expr = Expr::Column(column);
+        let (traced, _) = resolve(expr.clone(), plan)?;
+        grain(expr, plan, &event_time).filter(|_| tells_window(&traced)).map(|grain| grain.after)
+    };
+    plan.schema().columns().into_iter().map(after).collect()
+}
+
 /// If the aggregate groups by session windows: which keys are theirs. An error if the rest of its keys are
 /// not those of the sessions, or if it asks for windows otherwise.
 pub fn session(
@@ -153,8 +168,7 @@ pub fn session(
 }
 
 const SESSIONS_NEED: &str = "sessions are kept up to date if the query groups by window_start or window_end as they \
-     are, and by the session's own keys: session(table, time, gap, key, …) … GROUP BY window_start, key, …; anything \
-     else needs hold_rows";
+     are, and by the session's own keys: session(table, time, gap, key, …) … GROUP BY window_start, key, …";
 
 /// The projection that makes session windows, if nothing but projections stands above it.
 pub fn own_sessions(plan: &LogicalPlan) -> Option<&Projection> {
@@ -351,14 +365,17 @@ pub fn with_open_windows(plan: LogicalPlan) -> Result<LogicalPlan> {
     Ok(opened.data)
 }
 
-/// The plan with the hidden columns of the one stream that it scans added to its output.
-pub fn with_hidden(plan: &LogicalPlan) -> Result<LogicalPlan> {
+/// The columns that judging lateness needs.
+pub const OF_TIME: &[&str] = &[TIME, FINAL_UNTIL, ROW];
+
+/// The plan with columns that no query sees, of the one stream that it scans, added to its output.
+pub fn with_hidden(plan: &LogicalPlan, names: &[&str]) -> Result<LogicalPlan> {
     let hidden = |schema: &DFSchema| -> Result<Vec<Expr>> {
         let column = |name: &str| {
             let (qualifier, field) = schema.qualified_field_with_unqualified_name(name)?;
             Ok(Expr::Column(Column::new(qualifier.cloned(), field.name())))
         };
-        [TIME, FINAL_UNTIL, ROW].into_iter().map(column).collect()
+        names.iter().copied().map(column).collect()
     };
     Ok(match plan {
         LogicalPlan::TableScan(scan) => {
@@ -368,8 +385,11 @@ pub fn with_hidden(plan: &LogicalPlan) -> Result<LogicalPlan> {
             };
             let visible = provider.schema().fields().len();
             let mut projection = scan.projection.clone().unwrap_or_else(|| (0..visible).collect());
-            projection.extend(visible..visible + 3);
-            let source = provider_as_source(input.with_hidden());
+            let hidden = input.with_hidden();
+            for name in names {
+                projection.push(hidden.schema().index_of(name)?);
+            }
+            let source = provider_as_source(hidden);
             let scan = TableScanBuilder::new(scan.table_name.clone(), source)
                 .with_projection(Some(projection))
                 .with_filters(scan.filters.clone())
@@ -377,26 +397,26 @@ pub fn with_hidden(plan: &LogicalPlan) -> Result<LogicalPlan> {
             LogicalPlan::TableScan(scan.build()?)
         }
         LogicalPlan::Projection(projection) => {
-            let input = with_hidden(&projection.input)?;
+            let input = with_hidden(&projection.input, names)?;
             let mut columns = projection.expr.clone();
             columns.extend(hidden(input.schema())?);
             LogicalPlan::Projection(Projection::try_new(columns, Arc::new(input))?)
         }
         LogicalPlan::Filter(filter) => LogicalPlan::Filter(Filter::try_new(
             filter.predicate.clone(),
-            Arc::new(with_hidden(&filter.input)?),
+            Arc::new(with_hidden(&filter.input, names)?),
         )?),
         LogicalPlan::SubqueryAlias(alias) => LogicalPlan::SubqueryAlias(SubqueryAlias::try_new(
-            Arc::new(with_hidden(&alias.input)?),
+            Arc::new(with_hidden(&alias.input, names)?),
             alias.alias.clone(),
         )?),
-        LogicalPlan::Unnest(unnest) => LogicalPlanBuilder::from(with_hidden(&unnest.input)?)
+        LogicalPlan::Unnest(unnest) => LogicalPlanBuilder::from(with_hidden(&unnest.input, names)?)
             .unnest_columns_with_options(unnest.exec_columns.clone(), unnest.options.clone())?
             .build()?,
         LogicalPlan::Join(join) => {
             let (mut left, mut right) = (Arc::clone(&join.left), Arc::clone(&join.right));
             let side = if super::split::reads_stream(&left) { &mut left } else { &mut right };
-            *side = Arc::new(with_hidden(side)?);
+            *side = Arc::new(with_hidden(side, names)?);
             LogicalPlan::Join(Join::try_new(
                 left,
                 right,
@@ -407,6 +427,24 @@ pub fn with_hidden(plan: &LogicalPlan) -> Result<LogicalPlan> {
                 join.null_equality,
                 join.null_aware,
             )?)
+        }
+        LogicalPlan::Union(union) => {
+            let inputs = union.inputs.iter();
+            let inputs =
+                inputs.map(|input| Ok(Arc::new(with_hidden(input, names)?))).collect::<Result<_>>()?;
+            let united = LogicalPlan::Union(Union::try_new_with_loose_types(inputs)?);
+            // Its columns are called as those of its first part.
+            let own = united.schema().columns();
+            let called = plan.schema().iter().map(|(qualifier, field)| (qualifier.cloned(), field.name()));
+            let mut columns: Vec<Expr> = own
+                .iter()
+                .zip(called)
+                .map(|(column, (qualifier, name))| {
+                    Expr::Column(column.clone()).alias_qualified(qualifier, name)
+                })
+                .collect();
+            columns.extend(hidden(united.schema())?);
+            LogicalPlan::Projection(Projection::try_new(columns, Arc::new(united))?)
         }
         other => return plan_err!("{} under a window is not known", other.display()),
     })

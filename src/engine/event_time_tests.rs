@@ -391,7 +391,7 @@ async fn a_window_over_a_join_of_streams_has_no_final_rows_and_says_so() {
         source("", None)
     );
     let error = plan_with(&text, &[]).await.err().unwrap().to_string();
-    assert!(error.contains("rows that are held never is"), "{error}");
+    assert!(error.contains("rows without a GROUP BY never is"), "{error}");
     assert!(error.contains("use mode update"), "{error}");
 }
 

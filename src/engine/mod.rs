@@ -12,13 +12,9 @@ mod delta;
 #[cfg(test)]
 mod event_time_tests;
 mod exact;
-mod finish;
-#[allow(dead_code)]
 mod flow;
 mod function;
 mod grain;
-mod held;
-mod held_windows;
 pub mod input;
 mod lookup;
 mod node;
@@ -28,18 +24,22 @@ mod oracle;
 mod plan;
 #[cfg(test)]
 mod random_queries;
+mod row_windows;
 mod row_wise;
 mod schedule;
 pub mod session;
 mod session_groups;
+mod session_rows;
 mod split;
 mod store;
+mod stream_rows;
 #[cfg(test)]
 mod tests;
 mod types;
 #[cfg(test)]
 mod unstoppable;
 mod view;
+mod view_rows;
 mod watermark;
 mod window_functions;
 pub mod windows;
@@ -51,6 +51,7 @@ use std::sync::Arc;
 use arrow::array::{Int64Array, RecordBatch, UInt32Array};
 use datafusion::prelude::SessionContext;
 
+use self::flow::{Graph, Run, Source};
 use self::input::{InputTable, Inputs, Runner};
 pub use self::lookup::Unmatched;
 use self::lookup::ViewLookup;
@@ -77,6 +78,10 @@ pub struct Engine {
     /// Columns of each source that a view or its watermark reads.
     read: BTreeMap<String, BTreeSet<String>>,
     nodes: Vec<Stateful>,
+    /// The dataflows above the nodes.
+    graph: Graph,
+    /// The rows of the reference tables that the dataflows have taken.
+    shown_tables: BTreeMap<String, Vec<RecordBatch>>,
     views: Vec<View>,
     /// Joins of the views with reference tables, made as rows are counted.
     lookups: Vec<ViewLookup>,
@@ -152,6 +157,7 @@ impl Engine {
     /// Bytes of the nodes' state and the views' rows.
     pub fn state_bytes(&self) -> usize {
         self.nodes.iter().map(Stateful::bytes).sum::<usize>()
+            + self.graph.bytes(0..self.graph.len())
             + self.views.iter().map(View::own_bytes).sum::<usize>()
     }
 
@@ -159,7 +165,7 @@ impl Engine {
     pub fn state_bytes_by_view(&self) -> BTreeMap<String, usize> {
         let of = |view: &View| {
             let nodes: usize = view.nodes().iter().map(|node| self.nodes[*node].bytes()).sum();
-            (view.info.name.clone(), view.own_bytes() + nodes)
+            (view.info.name.clone(), view.own_bytes() + nodes + self.graph.bytes(view.parts()))
         };
         self.views.iter().map(of).collect()
     }
@@ -197,39 +203,78 @@ impl Engine {
         }
     }
 
-    /// Recomputes the views that read one of `tables`, from the nodes as they are. Rows counted
-    /// before keep the reference rows they met; later rows meet the new ones.
+    /// Takes the new rows of `tables` into use: what has changed in them goes through the dataflows that read them.
+    /// Rows of streams counted before keep the reference rows they met; later rows meet the new ones.
     pub async fn refresh(&mut self, tables: &BTreeSet<String>) -> Result<Vec<ViewChange>> {
         for node in &mut self.nodes {
             if !node.references.is_disjoint(tables) {
                 node.node.reset()?;
             }
         }
-        let mut changes = Vec::new();
+        let changes = self.table_changes(tables)?;
+        let run = Run { runner: &self.runner, inputs: &self.inputs, watermarks: &self.watermarks };
+        let changes = self.graph.step(changes, true, &run).await;
+        let mut changed = Vec::new();
         for view in &mut self.views {
-            if !view.references.is_disjoint(tables) {
-                changes.extend(view.refresh(&self.nodes, &self.runner, &self.inputs, &self.session).await?);
+            if !view.references.is_disjoint(tables) || view.has_failed() {
+                changed.extend(view.refresh(&changes, &self.graph)?);
             }
         }
-        Ok(changes)
+        Ok(changed)
     }
 
     /// Computes every view for the first time, over no row of any stream.
     pub async fn start(&mut self) -> Result<Vec<ViewChange>> {
-        let mut changes = Vec::new();
-        for view in &mut self.views {
-            changes.extend(view.start(&self.nodes, &self.runner, &self.inputs, &self.session).await);
+        let tables = self.references.keys().cloned().collect();
+        let mut changes = self.table_changes(&tables)?;
+        let run = Run { runner: &self.runner, inputs: &self.inputs, watermarks: &self.watermarks };
+        for (node, stateful) in self.nodes.iter().enumerate() {
+            // A total is there before the first row.
+            let rows = stateful.node.rows()?;
+            for vertex in self.graph.fed_by(&Source::Node(node)) {
+                changes.insert(vertex, flow::Delta::of_new(rows.clone()));
+            }
         }
-        Ok(changes)
+        let changes = self.graph.start(changes, &run).await;
+        let (nodes, graph) = (&self.nodes, &self.graph);
+        Ok(self.views.iter_mut().map(|view| view.start(&changes, nodes, graph)).collect())
     }
 
     /// Tries to bring the failed views back: for when no micro-batch comes. Costs as much as their groups.
     pub async fn retry(&mut self) -> Vec<ViewChange> {
-        let mut changes = Vec::new();
-        for view in self.views.iter_mut().filter(|view| view.has_failed()) {
-            changes.extend(view.retry(&self.nodes, &self.runner, &self.inputs).await);
+        if !self.views.iter().any(View::has_failed) {
+            return Vec::new();
         }
-        changes
+        let run = Run { runner: &self.runner, inputs: &self.inputs, watermarks: &self.watermarks };
+        let changes = self.graph.step(flow::Changes::new(), true, &run).await;
+        let (nodes, graph) = (&self.nodes, &self.graph);
+        let failed = self.views.iter_mut().filter(|view| view.has_failed());
+        failed.filter_map(|view| view.retry(&changes, nodes, graph)).collect()
+    }
+
+    /// What a view alone held that may hold no more is let go.
+    fn shut_views_over_their_limit(&mut self) {
+        if !self.views.iter().any(View::is_over_limit) {
+            return;
+        }
+        let used = self.views.iter().filter(|view| !view.is_over_limit()).flat_map(View::parts);
+        let used: BTreeSet<usize> = used.collect();
+        let over = self.views.iter().filter(|view| view.is_over_limit()).flat_map(View::parts);
+        let parts = over.filter(|part| !used.contains(part)).collect();
+        self.graph.shut(&parts);
+    }
+
+    /// What has changed in reference tables since the dataflows took their rows.
+    fn table_changes(&mut self, tables: &BTreeSet<String>) -> Result<flow::Changes> {
+        let mut changes = flow::Changes::new();
+        for name in tables {
+            let Some(table) = self.references.get(name) else { continue };
+            let now = self.inputs.reference(table);
+            let before = self.shown_tables.get(name).map_or(&[][..], Vec::as_slice);
+            changes.extend(self.graph.table_changes(name, before, now)?);
+            self.shown_tables.insert(name.clone(), now.to_vec());
+        }
+        Ok(changes)
     }
 
     /// Every row of every view with state, as if it were new. Of a failed view, its last good rows.
@@ -262,17 +307,33 @@ impl Engine {
         let rows = match self.watermarks.get_mut(source) {
             Some(watermark) => {
                 let (times, final_until) = watermark.advance(&rows, origins)?;
-                with_hidden(&rows, times, final_until)?
+                with_times(&rows, times, final_until)?
             }
             None => rows,
         };
         let final_until = self.watermarks.get(source).and_then(Watermark::final_until);
         let batch = MicroBatch { source, stream: &stream, rows: &rows, final_until };
         let changed = add_to_all(&mut self.nodes, &batch, &self.runner, &self.inputs).await;
+        let mut changes = flow::Changes::new();
+        for (node, change) in &changed {
+            for vertex in self.graph.fed_by(&Source::Node(*node)) {
+                changes.insert(vertex, flow::Delta::of_change(&change.delta.before, &change.delta.after)?);
+            }
+            for vertex in self.graph.fed_by(&Source::Final(*node)) {
+                let rows = change.evicted.clone();
+                changes.extend(rows.map(|rows| (vertex, flow::Delta::of_new(rows))));
+            }
+        }
+        let run = Run { runner: &self.runner, inputs: &self.inputs, watermarks: &self.watermarks };
+        let changes = self.graph.step(changes, false, &run).await;
+        self.graph.free(&|stream| self.watermarks.get(stream)?.final_until())?;
         let mut applied = Applied::default();
         for view in &mut self.views {
-            view.follow(&batch, &changed, &self.nodes, &self.runner, &self.inputs, &mut applied).await;
+            let flows = (&changes, &self.graph);
+            let plans = (&self.runner, &self.inputs);
+            view.follow(&batch, &changed, &self.nodes, flows, plans, &mut applied).await;
         }
+        self.shut_views_over_their_limit();
         applied.late.sort();
         applied.late.dedup();
         applied.errors.sort();
@@ -291,11 +352,11 @@ struct MicroBatch<'a> {
     final_until: Option<i64>,
 }
 
-/// The rows with the columns that no query sees.
-fn with_hidden(rows: &RecordBatch, times: Int64Array, final_until: Int64Array) -> Result<RecordBatch> {
+/// The rows with what is known of their times.
+fn with_times(rows: &RecordBatch, times: Int64Array, final_until: Int64Array) -> Result<RecordBatch> {
     let mut columns = rows.columns().to_vec();
     columns.push(Arc::new(times));
     columns.push(Arc::new(final_until));
     columns.push(Arc::new(UInt32Array::from_iter_values(0..rows.num_rows() as u32)));
-    Ok(RecordBatch::try_new(input::with_hidden_fields(&rows.schema()), columns)?)
+    Ok(RecordBatch::try_new(input::with_time_fields(&rows.schema()), columns)?)
 }

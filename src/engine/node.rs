@@ -59,6 +59,12 @@ pub trait Node: Send + Sync {
     /// Whether every row, once there, may go only by eviction: its group is final then.
     fn bounds_time(&self) -> bool;
 
+    /// Of each column of its rows: if rows with a value of it change no more once the watermark is so far behind
+    /// it, how far, in nanoseconds.
+    fn finality(&self) -> Vec<Option<i64>> {
+        Vec::new()
+    }
+
     /// What it keeps and what that costs, for people.
     fn describe(&self) -> String;
 

@@ -24,7 +24,8 @@ use datafusion::physical_plan::PhysicalExpr;
 use super::bound::replace;
 use super::delta::Delta;
 use super::node::Groups;
-use super::view::{Changelog, Op, RowSource, ViewRows};
+use super::view::{Changelog, Op, RowSource};
+use super::view_rows::ViewRows;
 use crate::guard;
 
 /// Expressions over a node's row that give the view's row, and whether there is one.

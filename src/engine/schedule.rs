@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use arrow::compute::concat_batches;
 use datafusion::error::Result;
 use tokio::task::JoinSet;
 
@@ -29,8 +28,8 @@ pub struct Stateful {
     pub table: Arc<InputTable>,
     /// Its state.
     pub node: Box<dyn Node>,
-    /// Evicted rows that a finishing plan reads again; none where nobody does.
-    pub finals: Option<Finals>,
+    /// Whether its rows only come.
+    pub append_only: bool,
     /// Why it misses rows for good, if it does.
     pub broken: Option<String>,
 }
@@ -48,7 +47,7 @@ pub struct NodeChange {
 impl Stateful {
     /// Bytes held.
     pub fn bytes(&self) -> usize {
-        self.node.bytes() + self.finals.as_ref().map_or(0, Finals::bytes)
+        self.node.bytes()
     }
 
     /// Why the views over it can't be shown as they are.
@@ -62,9 +61,6 @@ impl Stateful {
         // What two streams feed is final when both say so: never, for now.
         let final_until = if self.streams.len() == 1 { rows.final_until } else { None };
         let evicted = self.node.evict(final_until.unwrap_or(i64::MIN))?;
-        if let (Some(finals), Some(evicted)) = (&mut self.finals, &evicted) {
-            finals.push(evicted.clone());
-        }
         Ok(NodeChange { delta, evicted, errors })
     }
 
@@ -78,35 +74,6 @@ impl Stateful {
                 None
             }
         }
-    }
-}
-
-/// Rows that have become final. Few batches, so that reading them does not cost one for each eviction.
-#[derive(Debug, Default)]
-pub struct Finals(Vec<RecordBatch>);
-
-impl Finals {
-    /// All of them.
-    pub fn batches(&self) -> Vec<RecordBatch> {
-        self.0.clone()
-    }
-
-    fn push(&mut self, rows: RecordBatch) {
-        if rows.num_rows() == 0 {
-            return;
-        }
-        self.0.push(rows);
-        while let [.., before, last] = self.0.as_slice()
-            && last.num_rows() * 2 >= before.num_rows()
-            && let Ok(merged) = guard::catch(|| Ok(concat_batches(&before.schema(), [before, last])?))
-        {
-            self.0.truncate(self.0.len() - 2);
-            self.0.push(merged);
-        }
-    }
-
-    fn bytes(&self) -> usize {
-        self.0.iter().map(RecordBatch::get_array_memory_size).sum()
     }
 }
 

@@ -1,7 +1,7 @@
-//! Splits a view's optimized logical plan in three: what runs *below* the stateful nodes, on each micro-batch
-//! only; the *nodes*, which keep state; and the *finishing plan* above them.
+//! Splits a view's optimized logical plan in three: what runs *below* the nodes, on each micro-batch only; the
+//! *nodes*, groups or the rows themselves; and the *finishing plan* above them, which becomes a dataflow.
 //!
-//! What can't be split so is refused here, with what to write instead.
+//! What has no one answer is refused here, with what to write instead.
 
 use std::sync::Arc;
 
@@ -20,13 +20,11 @@ use super::window_functions::is_own_session;
 /// A view's plan after the split.
 #[derive(Debug)]
 pub struct Split {
-    /// What keeps state, each with the table that stands for its rows in `finishing`: the lowest aggregates
-    /// over a stream (`LogicalPlan::Aggregate`), and the streams whose rows are held (any other plan).
+    /// The nodes, each with the table that stands for its rows in `finishing`: the lowest aggregates over a stream
+    /// (`LogicalPlan::Aggregate`), and rows of streams (any other plan).
     pub nodes: Vec<(LogicalPlan, Arc<InputTable>)>,
     /// What runs above them; for a view without state, on each micro-batch by itself.
     pub finishing: LogicalPlan,
-    /// Parts of `finishing` that read reference tables only: run once per refresh, not per micro-batch.
-    pub folded: Vec<(LogicalPlan, Arc<InputTable>)>,
     /// How a micro-batch is finished.
     pub maintenance: Maintenance,
 }
@@ -38,29 +36,31 @@ pub enum Maintenance {
     Append,
     /// Each row depends on one row of one node: over the touched ones.
     ByRow,
-    /// Over all rows of the nodes.
-    Recompute,
+    /// A dataflow takes what changed in the nodes.
+    Flow,
+}
+
+/// What a plan may keep.
+#[derive(Clone, Copy, Debug)]
+pub struct Kept {
+    /// The view keeps its rows also where it need not.
+    pub rows: bool,
+    /// The plan is an aggregate over session windows, as [`cut_sessions`] finds them.
+    pub sessions: bool,
 }
 
 /// Splits `plan`, already optimized. `state_of` gives the table of a node, so that equal nodes of several
-/// views can share one. `may_hold`: whether rows of streams may be held where nothing less will do;
-/// `is_session`: the plan is an aggregate over session windows, as [`cut_sessions`] finds them.
+/// views can share one; `takes_back` tells the streams whose rows can go again.
 pub fn split(
     plan: LogicalPlan,
-    may_hold: bool,
-    is_session: bool,
+    takes_back: &dyn Fn(&str) -> bool,
+    kept: Kept,
     mut state_of: impl FnMut(&LogicalPlan) -> Result<Arc<InputTable>>,
 ) -> Result<Split> {
     check_limits(&plan)?;
-    if !may_hold && reads_stream(&plan) && !has_aggregate(&plan)? && !reads(&plan, Kind::State) {
-        check_below(&plan).map_err(needs_rows)?;
+    if !kept.rows && is_of_stream_rows(&plan)? && !is_taken_back(&plan, takes_back)? {
         refuse_leftover_sessions(&plan)?;
-        return Ok(Split {
-            nodes: Vec::new(),
-            finishing: plan,
-            folded: Vec::new(),
-            maintenance: Maintenance::Append,
-        });
+        return Ok(Split { nodes: Vec::new(), finishing: plan, maintenance: Maintenance::Append });
     }
     let mut nodes: Vec<(LogicalPlan, Arc<InputTable>)> = Vec::new();
     let mut add = |node: LogicalPlan| {
@@ -75,49 +75,42 @@ pub fn split(
         if !reads_stream(&node) {
             return Ok(Transformed::no(node));
         }
-        match &node {
-            LogicalPlan::Aggregate(aggregate)
-                if !has_aggregate(&aggregate.input)? && !reads(&aggregate.input, Kind::State) =>
-            {
-                match check_below(&aggregate.input) {
-                    Ok(()) => return add(node),
-                    Err(error) if !may_hold => return Err(needs_rows(error)),
-                    Err(_) => {}
-                }
+        let is_aggregate = match &node {
+            LogicalPlan::Aggregate(aggregate) => {
+                is_of_stream_rows(&aggregate.input)? && !is_taken_back(&aggregate.input, takes_back)?
             }
-            node if may_hold && is_row_wise(node, Kind::Stream)? => return add(node.clone()),
-            LogicalPlan::TableScan(scan) => {
-                return plan_err!(
-                    "this query needs the rows of the stream `{}` themselves, beside what is under an aggregate; \
-                     group them, or say how many rows may be held: WITH (hold_rows = 1000000)",
-                    scan.table_name
-                );
-            }
-            _ => {}
+            _ => false,
+        };
+        // A row is taken back as it came: what it met in a reference table may be another row by then.
+        let is_alone = || -> Result<bool> {
+            let streams = stream_columns(&node)?;
+            let all = streams.iter().all(|(stream, _)| takes_back(stream));
+            Ok(all && !node.exists(|node| Ok(matches!(node, LogicalPlan::Join(_))))?)
+        };
+        let is_rows = is_of_stream_rows(&node)? && (!is_taken_back(&node, takes_back)? || is_alone()?);
+        if is_aggregate || is_rows {
+            return add(node);
         }
         Ok(Transformed::no(node))
     })?;
-    let mut folded = Vec::new();
-    let finishing = above.data.recompute_schema()?.transform_down(|node| {
-        if !reads(&node, Kind::State) && reads(&node, Kind::Reference) && !is_trivial(&node)? {
-            let name = format!("folded_{}", folded.len());
-            let table = InputTable::new(name, Kind::Reference, positional_schema(&node));
-            let scan = stand_in(&node, &table)?;
-            folded.push((node, table));
-            return Ok(Transformed::new(scan, true, TreeNodeRecursion::Jump));
-        }
-        let jump =
-            if reads(&node, Kind::State) { TreeNodeRecursion::Continue } else { TreeNodeRecursion::Jump };
-        Ok(Transformed::new(node, false, jump))
-    })?;
-    let finishing = finishing.data.recompute_schema()?;
+    let finishing = above.data.recompute_schema()?;
     refuse_leftover_sessions(&finishing)?;
-    if !is_session {
+    if !kept.sessions {
         nodes.iter().try_for_each(|(node, _)| refuse_leftover_sessions(node))?;
     }
     let maintenance =
-        if is_row_wise(&finishing, Kind::State)? { Maintenance::ByRow } else { Maintenance::Recompute };
-    Ok(Split { nodes, finishing, folded, maintenance })
+        if is_row_wise(&finishing, Kind::State)? { Maintenance::ByRow } else { Maintenance::Flow };
+    Ok(Split { nodes, finishing, maintenance })
+}
+
+/// Whether the plan gives rows of streams, each treated by itself: it runs on each micro-batch, and keeps nothing.
+fn is_of_stream_rows(plan: &LogicalPlan) -> Result<bool> {
+    Ok(is_fed_by_stream(plan) && !has_aggregate(plan)? && !reads(plan, Kind::State) && is_below(plan)?)
+}
+
+/// Whether a stream that the plan reads can take rows back.
+fn is_taken_back(plan: &LogicalPlan, takes_back: &dyn Fn(&str) -> bool) -> Result<bool> {
+    Ok(stream_columns(plan)?.iter().any(|(stream, _)| takes_back(stream)))
 }
 
 /// Where a plan asks only whether the rows of a stream have a value (IN, EXISTS, EXCEPT, a semi or anti join),
@@ -130,7 +123,7 @@ pub fn keep_values_only(plan: LogicalPlan) -> Result<LogicalPlan> {
         let asks_left =
             matches!(join.join_type, JoinType::RightSemi | JoinType::RightAnti | JoinType::RightMark);
         let asked = if asks_right { &join.right } else { &join.left };
-        let needs_rows = is_fed_by_stream(asked) && !has_aggregate(asked)? && check_below(asked).is_ok();
+        let needs_rows = is_fed_by_stream(asked) && !has_aggregate(asked)? && is_below(asked)?;
         if !(asks_left || asks_right) || !needs_rows {
             return Ok(Transformed::no(node));
         }
@@ -184,7 +177,7 @@ fn refuse_leftover_sessions(plan: &LogicalPlan) -> Result<()> {
         if is_own_session(part) {
             return plan_err!(
                 "sessions are kept up to date under GROUP BY window_start or window_end and the session's keys \
-                 only, without a filter between; anything else needs hold_rows"
+                 only, without a filter between"
             );
         }
         Ok(())
@@ -205,14 +198,6 @@ fn check_limits(plan: &LogicalPlan) -> Result<()> {
         Ok(TreeNodeRecursion::Continue)
     })?;
     Ok(())
-}
-
-fn needs_rows(error: datafusion::error::DataFusionError) -> datafusion::error::DataFusionError {
-    let reason = error.strip_backtrace();
-    let reason = reason.strip_prefix("Error during planning: ").unwrap_or(&reason);
-    datafusion::common::plan_datafusion_err!(
-        "{reason}; or say how many rows may be held: WITH (hold_rows = 1000000)"
-    )
 }
 
 /// The columns `c0, c1, …` of the table that stands for `plan`: names may repeat in a plan, but not here.
@@ -337,72 +322,43 @@ pub fn is_of_rows(plan: &LogicalPlan) -> Result<bool> {
     Ok(!other)
 }
 
-/// Below an aggregate each row of the stream must be treated by itself.
-fn check_below(plan: &LogicalPlan) -> Result<()> {
+/// Whether each row of the stream is treated by itself.
+fn is_below(plan: &LogicalPlan) -> Result<bool> {
     if !is_fed_by_stream(plan) {
-        return plan_err!("a subquery that asks a stream, under an aggregate, needs all its rows");
+        return Ok(false);
     }
+    let mut is_below = true;
     plan.apply(|node| {
         if asks_stream(node) {
-            return plan_err!("a subquery that asks a stream can change the answer for rows that came before");
+            is_below = false;
         }
-        if !is_fed_by_stream(node) {
+        if !is_below || !is_fed_by_stream(node) {
             return Ok(TreeNodeRecursion::Jump);
         }
-        match node {
+        is_below &= match node {
             LogicalPlan::Projection(_)
             | LogicalPlan::Filter(_)
             | LogicalPlan::SubqueryAlias(_)
             | LogicalPlan::Unnest(_)
-            | LogicalPlan::TableScan(_) => {}
-            LogicalPlan::Union(union) if union.inputs.iter().all(|input| is_fed_by_stream(input)) => {}
+            | LogicalPlan::TableScan(_) => true,
+            LogicalPlan::Union(union) => union.inputs.iter().all(|input| is_fed_by_stream(input)),
             LogicalPlan::Join(join) => {
                 let (left, right) = (is_fed_by_stream(&join.left), is_fed_by_stream(&join.right));
-                if left && right {
-                    return plan_err!(
-                        "a join of two streams can meet rows that came long before; aggregate each, then join"
-                    );
-                }
-                let keeps_stream_rows_only = match join.join_type {
-                    JoinType::Inner => true,
-                    JoinType::Left | JoinType::LeftSemi | JoinType::LeftAnti | JoinType::LeftMark => left,
-                    JoinType::Right | JoinType::RightSemi | JoinType::RightAnti | JoinType::RightMark => right,
-                    _ => false,
-                };
-                if !keeps_stream_rows_only {
-                    return plan_err!(
-                        "a {} join here also keeps rows of the reference table that no row of the stream has met; \
-                         aggregate the stream first, then join: FROM table LEFT JOIN (SELECT … GROUP BY …)",
-                        join.join_type
-                    );
+                // Other kinds keep rows of the reference table that no row of the stream has met.
+                match join.join_type {
+                    JoinType::Inner => !(left && right),
+                    JoinType::Left | JoinType::LeftSemi | JoinType::LeftAnti | JoinType::LeftMark => !right,
+                    JoinType::Right | JoinType::RightSemi | JoinType::RightAnti | JoinType::RightMark => {
+                        !left
+                    }
+                    JoinType::Full => false,
                 }
             }
-            LogicalPlan::Sort(_) => return plan_err!("ORDER BY over the rows of a stream needs all of them"),
-            LogicalPlan::Limit(_) => return plan_err!("LIMIT over the rows of a stream needs all of them"),
-            LogicalPlan::Window(_) => {
-                return plan_err!("a window function over the rows of a stream needs all of them");
-            }
-            other => {
-                let name = other.display().to_string();
-                let name = name.split([':', ' ']).next().unwrap_or_default().to_string();
-                return plan_err!("{name} over the rows of a stream needs all of them");
-            }
-        }
+            _ => false,
+        };
         Ok(TreeNodeRecursion::Continue)
     })?;
-    Ok(())
-}
-
-/// Whether running the plan does no more than passing columns on.
-fn is_trivial(plan: &LogicalPlan) -> Result<bool> {
-    let does_more = plan.exists(|node| {
-        let passes = matches!(
-            node,
-            LogicalPlan::Projection(_) | LogicalPlan::SubqueryAlias(_) | LogicalPlan::TableScan(_)
-        );
-        Ok(!passes)
-    })?;
-    Ok(!does_more)
+    Ok(is_below)
 }
 
 /// Whether the rows come out sorted by an ORDER BY of the query itself.

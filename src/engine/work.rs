@@ -7,10 +7,9 @@ use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
 use datafusion::common::exec_datafusion_err;
 use datafusion::error::{DataFusionError, Result};
-use datafusion::prelude::SessionContext;
 
 use super::below::Below;
-use super::finish::Finish;
+use super::flow::{Changes, FlowView, Graph};
 use super::input::{Inputs, Runner};
 use super::node::{RowError, plain, split};
 use super::row_wise::RowView;
@@ -53,8 +52,13 @@ pub enum Work {
         /// Expressions over it.
         view: RowView,
     },
-    /// Its rows are those of a plan over its nodes.
-    Finish(Finish),
+    /// Its rows are those of a dataflow over its nodes and reference tables.
+    Flow {
+        /// The nodes.
+        nodes: Vec<usize>,
+        /// The end of the dataflow.
+        view: Box<FlowView>,
+    },
 }
 
 /// A view whose query has failed.
@@ -80,8 +84,17 @@ impl View {
         match &self.work {
             Work::Append { .. } => &[],
             Work::RowView { node, .. } => std::slice::from_ref(node),
-            Work::Finish(finish) => &finish.nodes,
+            Work::Flow { nodes, .. } => nodes,
         }
+    }
+
+    /// The parts of the graph of dataflows that it reads.
+    pub fn parts(&self) -> impl Iterator<Item = usize> + '_ {
+        let view = match &self.work {
+            Work::Flow { view, .. } => Some(view),
+            _ => None,
+        };
+        view.into_iter().flat_map(|view| view.parts.iter().copied())
     }
 
     /// Bytes of its own rows.
@@ -89,13 +102,18 @@ impl View {
         match &self.work {
             Work::Append { ring, .. } => ring.bytes(),
             Work::RowView { .. } => 0,
-            Work::Finish(finish) => finish.bytes(),
+            Work::Flow { view, .. } => view.bytes(),
         }
     }
 
     /// Whether it shows its last good rows and not the present ones.
     pub fn has_failed(&self) -> bool {
         self.failed.is_some()
+    }
+
+    /// Whether it has stopped since it may hold no more rows.
+    pub fn is_over_limit(&self) -> bool {
+        matches!(&self.work, Work::Flow { view, .. } if view.is_over)
     }
 
     /// Why it does.
@@ -109,7 +127,7 @@ impl View {
         match &self.work {
             Work::Append { .. } => None,
             Work::RowView { view, .. } => view.shown(),
-            Work::Finish(finish) => Some(finish.shown()),
+            Work::Flow { view, .. } => Some(view.shown()),
         }
     }
 
@@ -119,75 +137,56 @@ impl View {
         ViewChange { info: Arc::clone(&self.info), changelog, rows, stateless }
     }
 
-    /// Computes it for the first time.
-    pub async fn start(
-        &mut self,
-        nodes: &[Stateful],
-        runner: &Runner,
-        inputs: &Inputs,
-        session: &SessionContext,
-    ) -> Option<ViewChange> {
+    /// Shows it for the first time; `changes` are those of the dataflows as they start.
+    pub fn start(&mut self, changes: &Changes, nodes: &[Stateful], graph: &Graph) -> ViewChange {
         let empty = RecordBatch::new_empty(Arc::clone(&self.info.schema));
-        if let Work::Append { .. } = self.work {
-            return Some(self.change(Changelog::nothing(&self.info.schema), Arc::new(empty)));
-        }
-        let folded = self.fold(runner, inputs, session).await;
-        let outcome = match folded {
-            Ok(()) => self.compute(nodes, runner, inputs).await.map(Some),
-            Err(error) => Err(error),
+        let outcome = match &mut self.work {
+            Work::Append { .. } => Ok(None),
+            Work::RowView { .. } => self.compute(nodes).map(Some),
+            Work::Flow { .. } => self.follow_flow(changes, graph),
         };
-        let change = self.settle(outcome, 0);
         // A view that fails at once is there, without rows.
-        change.or_else(|| Some(self.change(Changelog::nothing(&self.info.schema), Arc::new(empty))))
+        let change = self.settle(outcome, 0);
+        change.unwrap_or_else(|| self.change(Changelog::nothing(&self.info.schema), Arc::new(empty)))
     }
 
-    /// Follows a reference table that has changed.
-    pub async fn refresh(
-        &mut self,
-        nodes: &[Stateful],
-        runner: &Runner,
-        inputs: &Inputs,
-        session: &SessionContext,
-    ) -> Result<Option<ViewChange>> {
+    /// Follows what changed in the dataflows when a reference table did, or when they are tried again.
+    pub fn refresh(&mut self, changes: &Changes, graph: &Graph) -> Result<Option<ViewChange>> {
         match &mut self.work {
             Work::Append { below, .. } => {
                 below.reset()?;
-                return Ok(None);
+                Ok(None)
             }
-            Work::RowView { .. } => return Ok(None),
             // It reads no table above its node: rows counted before keep those that they met.
-            Work::Finish(finish) if finish.is_row_wise() => return Ok(None),
-            Work::Finish(_) => {}
+            Work::RowView { .. } => Ok(None),
+            Work::Flow { .. } => {
+                let outcome = self.follow_flow(changes, graph);
+                Ok(self.settle(outcome, 0))
+            }
         }
-        let outcome = match self.fold(runner, inputs, session).await {
-            Ok(()) => self.compute(nodes, runner, inputs).await.map(Some),
-            Err(error) => Err(error),
-        };
-        Ok(self.settle(outcome, 0))
     }
 
     /// Tries to bring a failed view back.
-    pub async fn retry(
-        &mut self,
-        nodes: &[Stateful],
-        runner: &Runner,
-        inputs: &Inputs,
-    ) -> Option<ViewChange> {
-        if matches!(self.work, Work::Append { .. }) || self.incomplete(nodes).is_some() {
+    pub fn retry(&mut self, changes: &Changes, nodes: &[Stateful], graph: &Graph) -> Option<ViewChange> {
+        if self.incomplete(nodes).is_some() {
             return None;
         }
-        let outcome = self.compute(nodes, runner, inputs).await;
-        self.settle(outcome.map(Some), 0)
+        let outcome = match &self.work {
+            Work::Append { .. } => return None,
+            Work::RowView { .. } => self.compute(nodes).map(Some),
+            Work::Flow { .. } => self.follow_flow(changes, graph),
+        };
+        self.settle(outcome, 0)
     }
 
-    /// Follows its nodes over a micro-batch.
+    /// Follows a micro-batch: what changed in its nodes, or in its dataflow.
     pub async fn follow(
         &mut self,
         batch: &MicroBatch<'_>,
         changed: &BTreeMap<usize, NodeChange>,
         nodes: &[Stateful],
-        runner: &Runner,
-        inputs: &Inputs,
+        (flows, graph): (&Changes, &Graph),
+        (runner, inputs): (&Runner, &Inputs),
         applied: &mut Applied,
     ) {
         let name = self.info.name.clone();
@@ -202,62 +201,55 @@ impl View {
             Work::Append { .. } => self.append(batch, runner, inputs, &mut applied.errors).await.map(Some),
             _ => match self.incomplete(nodes) {
                 Some(reason) => Err(exec_datafusion_err!("{reason}")),
-                None if self.has_failed() => self.come_back(touched_rows, nodes, runner, inputs).await,
-                None => self.follow_nodes(changed, nodes, runner, inputs, &mut applied.errors).await,
+                None => self.follow_nodes(changed, touched_rows, nodes, flows, graph),
             },
         };
+        if let Work::Flow { view, .. } = &self.work {
+            let left_out = graph.left_out(&view.parts).map(|reason| ViewError {
+                row: None,
+                view: name.clone(),
+                reason: reason.clone(),
+            });
+            applied.errors.extend(left_out);
+        }
         applied.changes.extend(self.settle(outcome, touched_rows));
     }
 
-    async fn follow_nodes(
+    fn follow_nodes(
         &mut self,
         changed: &BTreeMap<usize, NodeChange>,
+        touched_rows: usize,
         nodes: &[Stateful],
-        runner: &Runner,
-        inputs: &Inputs,
-        errors: &mut Vec<ViewError>,
+        flows: &Changes,
+        graph: &Graph,
     ) -> Result<Option<ViewChange>> {
-        let is_append = self.mode == Mode::Append;
-        let is_news = |change: &&NodeChange| match is_append {
-            true => change.evicted.is_some(),
-            false => !change.delta.is_empty() || change.evicted.is_some(),
-        };
-        let mut news = self.nodes().iter().filter_map(|node| changed.get(node)).filter(is_news);
-        let Some(news) = news.next() else { return Ok(None) };
         match &mut self.work {
             Work::Append { .. } => Ok(None),
+            Work::RowView { .. } if self.failed.is_some() => self.come_back(touched_rows, nodes),
             Work::RowView { node, view } => {
+                let is_news = |change: &&NodeChange| !change.delta.is_empty() || change.evicted.is_some();
+                let Some(news) = changed.get(node).filter(is_news) else { return Ok(None) };
                 let Some(groups) = nodes[*node].node.snapshot() else { return Ok(None) };
                 let changelog = view.update(&news.delta, groups)?;
                 Ok(view.shown().map(|rows| self.change(changelog, rows)))
             }
-            Work::Finish(finish) if finish.is_row_wise() && is_append => {
-                let Some(evicted) = &news.evicted else { return Ok(None) };
-                let (changelog, failed) =
-                    finish.add_final(evicted, nodes, runner, inputs, &self.info).await?;
-                errors.extend(failed.into_iter().map(|reason| ViewError {
-                    row: None,
-                    view: self.info.name.clone(),
-                    reason,
-                }));
-                self.emit(changelog).map(Some)
-            }
-            Work::Finish(finish) if finish.is_row_wise() => {
-                let changelog = finish.follow(&news.delta, nodes, runner, inputs, &self.info).await?;
-                self.emit(changelog).map(Some)
-            }
-            Work::Finish(_) => self.compute(nodes, runner, inputs).await.map(Some),
+            Work::Flow { .. } => self.follow_flow(flows, graph),
+        }
+    }
+
+    fn follow_flow(&mut self, flows: &Changes, graph: &Graph) -> Result<Option<ViewChange>> {
+        let has_failed = self.has_failed();
+        let Work::Flow { view, .. } = &mut self.work else { return Ok(None) };
+        match view.follow(flows, graph)? {
+            Some(changelog) => self.emit(changelog).map(Some),
+            // It has come back to what it showed.
+            None if has_failed => self.emit(Changelog::nothing(&self.info.schema)).map(Some),
+            None => Ok(None),
         }
     }
 
     /// A failed view is computed anew, though not at each micro-batch if it has many groups.
-    async fn come_back(
-        &mut self,
-        touched_rows: usize,
-        nodes: &[Stateful],
-        runner: &Runner,
-        inputs: &Inputs,
-    ) -> Result<Option<ViewChange>> {
+    fn come_back(&mut self, touched_rows: usize, nodes: &[Stateful]) -> Result<Option<ViewChange>> {
         let groups = match &self.work {
             Work::RowView { node, .. } => nodes[*node].node.snapshot().map_or(0, |groups| groups.len()),
             _ => 0,
@@ -269,33 +261,19 @@ impl View {
             }
             failed.owed = 0;
         }
-        self.compute(nodes, runner, inputs).await.map(Some)
+        self.compute(nodes).map(Some)
     }
 
-    /// Computes it over all rows of its nodes.
-    async fn compute(&mut self, nodes: &[Stateful], runner: &Runner, inputs: &Inputs) -> Result<ViewChange> {
-        match &mut self.work {
-            Work::Append { .. } => Err(exec_datafusion_err!("a view without state can't be computed anew")),
-            Work::RowView { node, view } => {
-                let groups = nodes[*node].node.snapshot();
-                let groups = groups.ok_or_else(|| exec_datafusion_err!("a node without a snapshot"))?;
-                let changelog = view.replace(groups)?;
-                let rows = view.shown().ok_or_else(|| exec_datafusion_err!("a view without rows"))?;
-                Ok(self.change(changelog, rows))
-            }
-            Work::Finish(finish) => {
-                let only_final = self.mode == Mode::Append;
-                let changelog = finish.recompute(nodes, only_final, runner, inputs, &self.info).await?;
-                self.emit(changelog)
-            }
-        }
-    }
-
-    async fn fold(&mut self, runner: &Runner, inputs: &Inputs, session: &SessionContext) -> Result<()> {
-        match &mut self.work {
-            Work::Finish(finish) => finish.fold(runner, inputs, session).await,
-            _ => Ok(()),
-        }
+    /// Computes it over all rows of its node.
+    fn compute(&mut self, nodes: &[Stateful]) -> Result<ViewChange> {
+        let Work::RowView { node, view } = &mut self.work else {
+            return Err(exec_datafusion_err!("only a view over groups is computed anew"));
+        };
+        let groups = nodes[*node].node.snapshot();
+        let groups = groups.ok_or_else(|| exec_datafusion_err!("a node without a snapshot"))?;
+        let changelog = view.replace(groups)?;
+        let rows = view.shown().ok_or_else(|| exec_datafusion_err!("a view without rows"))?;
+        Ok(self.change(changelog, rows))
     }
 
     /// Runs a query without state over the micro-batch; rows that it can't take are left out.
@@ -356,14 +334,14 @@ impl View {
         }
     }
 
-    /// The change of a finishing plan's rows as the view's output mode has it.
+    /// The change of a dataflow's rows as the view's output mode has it.
     fn emit(&self, changelog: Changelog) -> Result<ViewChange, DataFusionError> {
-        let Work::Finish(finish) = &self.work else {
-            return Err(exec_datafusion_err!("a view without a finishing plan"));
+        let Work::Flow { view, .. } = &self.work else {
+            return Err(exec_datafusion_err!("a view without a dataflow"));
         };
         let complete = self.mode == Mode::Complete && !changelog.ops.is_empty();
-        let changelog = if complete { finish.complete(&changelog)? } else { changelog };
-        Ok(self.change(changelog, finish.shown()))
+        let changelog = if complete { view.complete(&changelog)? } else { changelog };
+        Ok(self.change(changelog, view.shown()))
     }
 }
 

@@ -431,6 +431,15 @@ impl Node for AggregateState {
         self.bounds.bound.is_some()
     }
 
+    fn finality(&self) -> Vec<Option<i64>> {
+        let after = |key| self.bounds.bound.filter(|bound| bound.key == key).map(|bound| bound.after);
+        match self.bounds.session {
+            // A session that has not ended yet can become another one.
+            Some(_) => Vec::new(),
+            None => (0..self.shape.key_columns).map(after).collect(),
+        }
+    }
+
     fn describe(&self) -> String {
         let mut text = match (&self.grouping, self.bounds.bound) {
             (Grouping::One, _) => "one group".to_string(),

@@ -85,8 +85,8 @@ impl AggregateUDFImpl for Extreme {
         // The ends of the order are the NaNs with every bit.
         Ok(match args.return_field.data_type() {
             DataType::Float16 => {
-                let ends = [u16::MAX, u16::MAX >> 1]
-                    .map(|bits| <Float16Type as ArrowPrimitiveType>::Native::from_bits(bits));
+                let ends =
+                    [u16::MAX, u16::MAX >> 1].map(<Float16Type as ArrowPrimitiveType>::Native::from_bits);
                 self.of_floats::<Float16Type>(ends[0], ends[1])
             }
             DataType::Float32 => {

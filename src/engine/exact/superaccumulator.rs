@@ -71,6 +71,7 @@ impl Superaccumulator {
     }
 
     /// Adds another sum.
+    #[cfg(test)]
     pub fn merge(&mut self, other: &Superaccumulator) {
         match &other.wide {
             None => self.add_integer(other.narrow(), other.base),
@@ -168,6 +169,7 @@ impl Superaccumulator {
     }
 
     /// Whether it is 0, and nothing that is no number is in it.
+    #[cfg(test)]
     pub fn is_zero(&self) -> bool {
         match &self.wide {
             None => self.halves == [0, 0],

@@ -322,11 +322,6 @@ impl Snapshot {
         self.len
     }
 
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
     /// The rows, in the order in which they came.
     pub fn batches(&self) -> impl Iterator<Item = Result<RecordBatch>> {
         self.parts.iter().map(Part::living)

@@ -62,6 +62,11 @@ impl Delta {
         if !self.retracts() {
             return Ok(self);
         }
+        if self.rows.num_columns() == 0 {
+            let sum: i64 = self.weights.values().iter().sum();
+            let rows = self.rows.slice(0, usize::from(sum != 0));
+            return Ok(Delta { weights: Int64Array::from_value(sum, rows.num_rows()), rows });
+        }
         let fields = self.rows.schema();
         let fields = fields.fields().iter().map(|field| SortField::new(field.data_type().clone())).collect();
         let encoded = RowConverter::new(fields)?.convert_columns(self.rows.columns())?;

@@ -51,11 +51,6 @@ impl Keys {
         self.hashes.len()
     }
 
-    /// Whether there is no row.
-    pub fn is_empty(&self) -> bool {
-        self.hashes.is_empty()
-    }
-
     /// The columns, in which no zero is negative.
     pub fn columns(&self) -> &[ArrayRef] {
         &self.columns

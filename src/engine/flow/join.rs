@@ -138,6 +138,7 @@ impl Join {
     }
 
     /// The columns of what it puts out.
+    #[cfg(test)]
     pub fn schema(&self) -> &SchemaRef {
         &self.layout.schema
     }

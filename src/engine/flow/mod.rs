@@ -2,24 +2,42 @@
 //! operators that stack in any order. An operator takes what changed in its inputs, and says what that changes
 //! in its rows; its cost follows the change, not what it holds.
 
-pub mod aggregate;
+mod aggregate;
 mod arrangement;
-pub mod by_key;
+mod by_key;
+mod cut;
 mod delta;
 mod equality;
-pub mod join;
+mod finality;
+mod graph;
+mod held_join;
+mod join;
+mod lower;
+mod numbering;
+mod output;
+mod segment;
+mod single;
 mod sorted_rows;
 #[cfg(test)]
 mod testing;
-pub mod top_k;
+mod top_k;
 
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 
 use async_trait::async_trait;
 use datafusion::error::Result;
 
+pub use self::arrangement::{Arrangement, NIL, Snapshot};
+pub use self::cut::Cut;
 pub use self::delta::Delta;
+pub use self::equality::Keys;
+pub use self::finality::Finality;
+pub use self::graph::{Changes, Graph, Source};
+pub use self::lower::add;
+pub use self::output::{FlowView, Order, with_order};
 use super::input::{Inputs, Runner};
+use super::watermark::Watermark;
 
 /// What an operator needs to run a plan.
 pub struct Run<'a> {
@@ -27,6 +45,8 @@ pub struct Run<'a> {
     pub runner: &'a Runner,
     /// The rows of the reference tables.
     pub inputs: &'a Inputs,
+    /// How far event time is, by source.
+    pub watermarks: &'a BTreeMap<String, Watermark>,
 }
 
 /// A part of a dataflow that keeps state. Its inputs are told apart by position. A change is made in two steps:

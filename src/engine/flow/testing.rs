@@ -123,7 +123,11 @@ impl<O: Operator> Operated<O> {
     }
 
     pub async fn try_start(&mut self) -> Result<Delta> {
-        let run = Run { runner: &self.runner, inputs: &Inputs::default() };
+        let run = Run {
+            runner: &self.runner,
+            inputs: &Inputs::default(),
+            watermarks: &std::collections::BTreeMap::new(),
+        };
         self.operator.start(&run).await
     }
 
@@ -133,7 +137,11 @@ impl<O: Operator> Operated<O> {
     }
 
     pub async fn prepare(&mut self, deltas: &[Delta]) -> Result<()> {
-        let run = Run { runner: &self.runner, inputs: &Inputs::default() };
+        let run = Run {
+            runner: &self.runner,
+            inputs: &Inputs::default(),
+            watermarks: &std::collections::BTreeMap::new(),
+        };
         self.operator.prepare(deltas, &run).await
     }
 

@@ -248,11 +248,6 @@ impl TopK {
         })
     }
 
-    /// Its output's columns.
-    pub fn schema(&self) -> &SchemaRef {
-        &self.schema
-    }
-
     /// The rows of a delta in order, each once, and of each how many bytes encode its partition.
     fn encode(&self, delta: &Delta) -> Result<(Encoded, Vec<usize>)> {
         let columns = self.columns.iter().map(|column| Arc::clone(delta.rows.column(*column)));

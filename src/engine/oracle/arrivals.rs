@@ -49,10 +49,6 @@ pub struct Arrival {
     pub position: u64,
     /// Until when groups were final as it came.
     pub final_until: Option<i64>,
-    /// When it happened.
-    pub time: Option<i64>,
-    /// The micro-batch of its source that it came in.
-    batch: usize,
     /// How often reference tables had changed before.
     pub era: usize,
 }
@@ -63,7 +59,8 @@ impl Arrivals {
         let delay = source.watermark_delay_ms;
         Arrivals {
             schema: Arc::clone(&source.schema),
-            time: source.event_time.clone().filter(|_| delay.is_some()),
+            // What can be taken back is never final.
+            time: source.event_time.clone().filter(|_| delay.is_some() && !source.retracts()),
             behind: (delay.unwrap_or(0) + source.allowed_lateness_ms) * MILLISECOND,
             batches: Vec::new(),
             rows: Vec::new(),
@@ -95,8 +92,8 @@ impl Arrivals {
             let newest = self.newest.get(partition).copied();
             let time = times.as_ref().and_then(|times| times.is_valid(row).then(|| times.value(row)));
             let own = newest.map(|newest| newest - self.behind).filter(|_| self.time.is_some());
-            let (position, batch) = (first + row as u64, self.batches.len());
-            self.rows.push(Arrival { position, final_until: own.max(closed), time, batch, era });
+            let position = first + row as u64;
+            self.rows.push(Arrival { position, final_until: own.max(closed), era });
             if let Some(time) = time {
                 self.newest.insert(*partition, newest.map_or(time, |newest| newest.max(time)));
             }
@@ -122,13 +119,6 @@ impl Arrivals {
         let there = BooleanArray::from(self.is_there.clone());
         let known = self.rows.iter().zip(&self.is_there).filter(|(_, is_there)| **is_there);
         (filter_record_batch(&rows, &there).unwrap(), known.map(|(row, _)| *row).collect())
-    }
-
-    /// Whether a view that keeps rows for `duration` of event time still has the row: none of the micro-batches
-    /// since has left it further behind.
-    pub fn is_kept(&self, row: &Arrival, duration: i64) -> bool {
-        let since = self.final_after[row.batch..].iter().flatten().max();
-        row.time.is_none_or(|time| since.is_none_or(|until| time >= until - duration))
     }
 }
 

@@ -68,7 +68,7 @@ impl<'a> Recount<'a> {
         let mut recount =
             Recount { catalog, arrivals, eras, session, windows: Vec::new(), plans: BTreeMap::new() };
         for name in catalog.sources.keys().chain(catalog.tables.keys()) {
-            let table = mem_table(recount.rows_of(name, None, None));
+            let table = mem_table(recount.rows_of(name, None, false));
             recount.session.register_table(name.as_str(), table).unwrap();
         }
         recount.plan_views().await;
@@ -88,7 +88,7 @@ impl<'a> Recount<'a> {
                 windows::take_out(&mut query, is_source, &self.session, &mut self.windows);
                 for number in known..self.windows.len() {
                     let name = windows::table_name(number);
-                    let table = mem_table(self.rows_of(&name, None, None));
+                    let table = mem_table(self.rows_of(&name, None, false));
                     self.session.register_table(name, table).unwrap();
                 }
                 rewrite(&mut query, Sessions::Batch).unwrap();
@@ -116,16 +116,21 @@ impl<'a> Recount<'a> {
     pub async fn view(&self, def: &ViewDef) -> Result<Counted> {
         let plan = self.plans[&def.name].clone();
         let (mut late, mut failed) = (BTreeSet::new(), BTreeSet::new());
-        let keeps_nothing = def.hold.is_none() && !self.has_aggregate(&plan);
+        // Rows that can be taken back follow the reference tables, and are never late.
+        if self.reads(&plan, |name| self.catalog.sources.get(name).is_some_and(|source| source.retracts())) {
+            return Ok(Counted { rows: self.run(plan).await?, late, failed });
+        }
+        let keeps_rows = def.hold.is_some() || matches!(def.mode, Some(Mode::Update | Mode::Complete));
+        let keeps_nothing = !keeps_rows && !self.has_aggregate(&plan);
         if keeps_nothing && self.is_fed(&plan) && self.by_row(&plan) {
-            let (rows, failed) = self.run_by_era(&plan, &plan, None).await?;
+            let (rows, failed) = self.run_by_era(&plan, &plan, None, false).await?;
             return Ok(Counted { rows: vec![rows], late, failed: failed.into_iter().collect() });
         }
         let (mut found, mut held) = (Vec::new(), Vec::new());
         plan.apply_with_subqueries(|node| {
             let list = match () {
-                () if self.is_incremental(node, def.hold.is_some()) => &mut found,
-                () if def.hold.is_some() && self.is_one_row_each(node) => &mut held,
+                () if self.is_incremental(node) => &mut found,
+                () if self.is_fed(node) && self.by_row(node) => &mut held,
                 () => return Ok(TreeNodeRecursion::Continue),
             };
             if !list.contains(node) {
@@ -135,8 +140,17 @@ impl<'a> Recount<'a> {
         })?;
         let mut replaced = HashMap::new();
         for node in held {
-            if self.run(node.clone()).await.is_err() {
-                let (rows, rows_failed) = self.run_by_era(&node, &node, None).await?;
+            let reads_reference = self.reads(&node, |name| self.catalog.tables.contains_key(name));
+            if self.eras.len() > 1 && reads_reference || self.run(node.clone()).await.is_err() {
+                node.apply(|part| {
+                    if let LogicalPlan::TableScan(scan) = part {
+                        late.extend(
+                            self.in_time(scan.table_name.table()).map_or(Vec::new(), |(_, late)| late),
+                        );
+                    }
+                    Ok(TreeNodeRecursion::Continue)
+                })?;
+                let (rows, rows_failed) = self.run_by_era(&node, &node, None, true).await?;
                 failed.extend(rows_failed);
                 replaced.insert(node.clone(), stand_in(node.schema(), rows)?);
             }
@@ -156,13 +170,13 @@ impl<'a> Recount<'a> {
             if let Some(stands) = replaced.get(&node) {
                 return Ok(Transformed::new(stands.clone(), true, TreeNodeRecursion::Jump));
             }
-            if self.is_incremental(&node, def.hold.is_some()) {
+            if self.is_incremental(&node) {
                 return Ok(Transformed::new(node, false, TreeNodeRecursion::Jump));
             }
             match &node {
-                LogicalPlan::TableScan(scan) if def.hold.is_some() => {
+                LogicalPlan::TableScan(scan) => {
                     let name = scan.table_name.table();
-                    let Some((rows, too_late)) = self.held(name, def) else {
+                    let Some((rows, too_late)) = self.in_time(name) else {
                         return Ok(Transformed::no(node));
                     };
                     late.extend(too_late);
@@ -191,10 +205,10 @@ impl<'a> Recount<'a> {
             if !by_era && (!may_fail || self.run(evaluating.clone()).await.is_ok()) {
                 return Ok(None);
             }
-            let (rows, failed) = self.run_by_era(input, &evaluating, None).await?;
+            let (rows, failed) = self.run_by_era(input, &evaluating, None, false).await?;
             return Ok(Some(Below { rows, late: Vec::new(), failed }));
         };
-        let (rows, failed) = self.run_by_era(input, &evaluating, Some(table)).await?;
+        let (rows, failed) = self.run_by_era(input, &evaluating, Some(table), false).await?;
         let hidden = |name: &str| rows.column_by_name(name).unwrap();
         let ends: Vec<Option<i64>> = match bound {
             Bound::Window => hidden(WINDOW_END).as_primitive::<Int64Type>().iter().collect(),
@@ -239,22 +253,23 @@ impl<'a> Recount<'a> {
         plan: &LogicalPlan,
         evaluating: &LogicalPlan,
         table: Option<&String>,
+        in_time: bool,
     ) -> Result<(RecordBatch, Vec<u64>)> {
         let (mut all, mut failed) = (Vec::new(), Vec::new());
         let mut schema = Arc::new(Schema::empty());
         for era in 0..self.eras.len() {
             let over = |plan: &LogicalPlan, only: Option<u64>| {
-                let plan = self.as_of(plan, era, only)?;
+                let plan = self.as_of(plan, era, only, in_time)?;
                 table.map_or(Ok(plan.clone()), |table| self.carry(&plan, table, era, only))
             };
             let whole = over(plan, None)?;
             schema = Arc::new(whole.schema().as_arrow().clone());
-            if self.run(self.as_of(evaluating, era, None)?).await.is_ok() {
+            if self.run(self.as_of(evaluating, era, None, in_time)?).await.is_ok() {
                 all.extend(self.run(whole).await?);
                 continue;
             }
             for position in self.positions(era) {
-                match self.run(self.as_of(evaluating, era, Some(position))?).await {
+                match self.run(self.as_of(evaluating, era, Some(position), in_time)?).await {
                     Ok(_) => all.extend(self.run(over(plan, Some(position))?).await?),
                     Err(_) => failed.push(position),
                 }
@@ -277,13 +292,13 @@ impl<'a> Recount<'a> {
     }
 
     /// The plan over the rows of an era, or one of them, and the reference tables of then.
-    fn as_of(&self, plan: &LogicalPlan, era: usize, only: Option<u64>) -> Result<LogicalPlan> {
-        if self.eras.len() == 1 && only.is_none() {
+    fn as_of(&self, plan: &LogicalPlan, era: usize, only: Option<u64>, in_time: bool) -> Result<LogicalPlan> {
+        if self.eras.len() == 1 && only.is_none() && !in_time {
             return Ok(plan.clone());
         }
         let swapped = plan.clone().transform_up_with_subqueries(|node| {
             let LogicalPlan::TableScan(scan) = &node else { return Ok(Transformed::no(node)) };
-            let rows = self.rows_of(scan.table_name.table(), Some((era, only)), None);
+            let rows = self.rows_of(scan.table_name.table(), Some((era, only)), in_time);
             Ok(Transformed::yes(swapped(&node, mem_table(rows))?))
         });
         Ok(swapped?.data)

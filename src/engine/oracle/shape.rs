@@ -1,7 +1,6 @@
 //! What a plan of a recount reads, and whether it takes each row of a stream by itself: such an aggregate meets reference
 //! tables as they are when a row comes, and takes no late rows.
 
-use datafusion::common::Result;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::logical_expr::{Distinct, Expr, JoinType, LogicalPlan};
 
@@ -43,13 +42,14 @@ impl Recount<'_> {
 
     /// Whether it is a lowest aggregate of a stream's rows, each taken by itself: so it meets reference tables as
     /// they are when a row comes, and takes no late rows.
-    pub fn is_incremental(&self, node: &LogicalPlan, is_holding: bool) -> bool {
+    pub fn is_incremental(&self, node: &LogicalPlan) -> bool {
         if !is_aggregate(node) || !self.is_fed(node) {
             return false;
         }
         let input = node.inputs()[0];
         let session = |name: &str| self.window(name).is_some_and(Window::is_session);
-        let has_windows = !is_holding || !self.reads(node, session) || self.narrowest(node).is_some();
+        let has_windows =
+            !self.reads(node, session) || self.narrowest(node).is_some() || !asks_for_windows(node);
         !self.has_aggregate(input) && self.by_row(input) && has_windows
     }
 
@@ -80,27 +80,6 @@ impl Recount<'_> {
             Ok(matches!(node, LogicalPlan::TableScan(scan) if self.is_stream(scan.table_name.table())))
         };
         plan.exists(scans).unwrap()
-    }
-
-    /// Whether the plan makes of each row of one stream at most one, of that row alone.
-    pub fn is_one_row_each(&self, plan: &LogicalPlan) -> bool {
-        let mut asks = false;
-        let simple = |node: &LogicalPlan| {
-            node.apply_subqueries(|_| {
-                asks = true;
-                Ok(TreeNodeRecursion::Stop)
-            })?;
-            Ok(!asks
-                && !has_outer_columns(node)
-                && matches!(
-                    node,
-                    LogicalPlan::Projection(_)
-                        | LogicalPlan::Filter(_)
-                        | LogicalPlan::SubqueryAlias(_)
-                        | LogicalPlan::TableScan(_)
-                ))
-        };
-        self.is_fed(plan) && every(plan, simple)
     }
 
     pub fn by_row(&self, plan: &LogicalPlan) -> bool {
@@ -149,12 +128,18 @@ impl Recount<'_> {
     }
 }
 
-fn is_aggregate(node: &LogicalPlan) -> bool {
-    matches!(node, LogicalPlan::Aggregate(_) | LogicalPlan::Distinct(Distinct::All(_)))
+/// Whether an aggregate, or a filter below it, asks for the window of a row.
+fn asks_for_windows(node: &LogicalPlan) -> bool {
+    let is_window = |part: &Expr| {
+        Ok(matches!(part, Expr::Column(c) if ["window_start", "window_end"].contains(&c.name.as_str())))
+    };
+    let asks = |node: &LogicalPlan| node.expressions().iter().any(|expr| expr.exists(is_window).unwrap());
+    let filters = |node: &LogicalPlan| Ok(matches!(node, LogicalPlan::Filter(_)) && asks(node));
+    asks(node) || node.exists(filters).unwrap()
 }
 
-fn every(plan: &LogicalPlan, mut is_such: impl FnMut(&LogicalPlan) -> Result<bool>) -> bool {
-    !plan.exists(|node| Ok(!is_such(node)?)).unwrap()
+fn is_aggregate(node: &LogicalPlan) -> bool {
+    matches!(node, LogicalPlan::Aggregate(_) | LogicalPlan::Distinct(Distinct::All(_)))
 }
 
 /// Whether a node of a subquery asks for columns of the query around it.

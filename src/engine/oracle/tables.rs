@@ -14,7 +14,6 @@ use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
 use super::arrivals::{Arrival, HIDDEN, with_hidden};
 use super::recount::Recount;
 use super::windows::{self, Window};
-use crate::catalog::ViewDef;
 
 impl Recount<'_> {
     /// The source whose rows a table has.
@@ -28,7 +27,7 @@ impl Recount<'_> {
     }
 
     /// Rows of a source, window or reference table: of all times, or of one era, or only one of that.
-    pub fn rows_of(&self, name: &str, of: Option<(usize, Option<u64>)>, hold: Option<i64>) -> RecordBatch {
+    pub fn rows_of(&self, name: &str, of: Option<(usize, Option<u64>)>, in_time: bool) -> RecordBatch {
         if let Some(table) = self.catalog.tables.get(name) {
             let era = of.map_or(self.eras.len() - 1, |(era, _)| era);
             let batches = self.eras[era].get(name).cloned().unwrap_or_default();
@@ -37,7 +36,7 @@ impl Recount<'_> {
         let arrivals = &self.arrivals[&self.source_of(name)];
         let (rows, of_row) = match self.window(name) {
             Some(window) => {
-                let (rows, of_row, _) = window.rows(arrivals, false);
+                let (rows, of_row, _) = window.rows(arrivals, in_time);
                 let visible: Vec<usize> = (0..rows.num_columns() - HIDDEN).collect();
                 (rows.project(&visible).unwrap(), of_row)
             }
@@ -46,7 +45,7 @@ impl Recount<'_> {
         let keep = of_row.iter().map(|row| {
             let is_such =
                 of.is_none_or(|(era, only)| row.era == era && only.is_none_or(|p| row.position == p));
-            Some(is_such && hold.is_none_or(|duration| arrivals.is_kept(row, duration)))
+            Some(is_such)
         });
         filter_record_batch(&rows, &BooleanArray::from_iter(keep.collect::<Vec<_>>())).unwrap()
     }
@@ -68,16 +67,12 @@ impl Recount<'_> {
         filter_record_batch(&rows, &BooleanArray::from_iter(keep)).unwrap()
     }
 
-    /// Rows of a stream that a view holds, and those that came too late for their window.
-    pub fn held(&self, name: &str, def: &ViewDef) -> Option<(RecordBatch, Vec<u64>)> {
-        if let Some(window) = self.window(name) {
-            let (rows, _, late) = window.rows(&self.arrivals[&window.source], true);
-            let visible: Vec<usize> = (0..rows.num_columns() - HIDDEN).collect();
-            return Some((rows.project(&visible).unwrap(), late));
-        }
-        let duration = def.hold?.duration?;
-        self.catalog.sources.get(name)?;
-        Some((self.rows_of(name, None, Some(duration)), Vec::new()))
+    /// The rows of a window function over a stream that were in time, and those that came too late.
+    pub fn in_time(&self, name: &str) -> Option<(RecordBatch, Vec<u64>)> {
+        let window = self.window(name)?;
+        let (rows, _, late) = window.rows(&self.arrivals[&window.source], true);
+        let visible: Vec<usize> = (0..rows.num_columns() - HIDDEN).collect();
+        Some((rows.project(&visible).unwrap(), late))
     }
 }
 

@@ -1,4 +1,4 @@
-//! What makes two stateful nodes the same one, which several views then share.
+//! What makes two parts of the engine the same one, which several views then share.
 
 use std::sync::Arc;
 
@@ -8,7 +8,6 @@ use datafusion::datasource::source_as_provider;
 use datafusion::error::Result;
 use datafusion::logical_expr::LogicalPlan;
 
-use crate::catalog::{Hold, ViewDef};
 use crate::engine::input::{InputTable, Kind};
 use crate::engine::split;
 
@@ -19,13 +18,21 @@ pub struct Identity {
     plan: LogicalPlan,
     /// Plans are equal if they scan tables of one name: these are the tables themselves.
     tables: Vec<Arc<dyn TableProvider>>,
-    /// How much is held. Held rows are shared only by views that hold the same number.
-    hold: Option<Hold>,
+    terms: Terms,
+}
+
+/// On what terms rows count and are kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Terms {
+    /// Only the final rows of nodes count.
+    pub only_final: bool,
+    /// How long rows of streams are kept, in nanoseconds of event time; none: as long as they are needed.
+    pub hold_ns: Option<i64>,
 }
 
 impl Identity {
-    /// That of the node `plan` of a view.
-    pub fn new(plan: &LogicalPlan, def: &ViewDef) -> Result<Identity> {
+    /// That of what computes the rows of `plan`.
+    pub fn of(plan: &LogicalPlan, terms: Terms) -> Result<Identity> {
         let mut tables = Vec::new();
         plan.apply_with_subqueries(|node| {
             if let LogicalPlan::TableScan(scan) = node {
@@ -33,15 +40,14 @@ impl Identity {
             }
             Ok(TreeNodeRecursion::Continue)
         })?;
-        let hold = if matches!(plan, LogicalPlan::Aggregate(_)) { None } else { def.hold };
-        Ok(Identity { plan: plan.clone(), tables, hold })
+        Ok(Identity { plan: plan.clone(), tables, terms })
     }
 }
 
 impl PartialEq for Identity {
     fn eq(&self, other: &Self) -> bool {
         let address = |table: &Arc<dyn TableProvider>| Arc::as_ptr(table).cast::<()>();
-        self.hold == other.hold
+        self.terms == other.terms
             && self.tables.iter().map(address).eq(other.tables.iter().map(address))
             && self.plan == other.plan
     }
@@ -50,14 +56,13 @@ impl PartialEq for Identity {
 /// The table of an equal node that is there already, or a new one.
 pub fn shared_table(
     node: &LogicalPlan,
-    def: &ViewDef,
     found: &mut Vec<(Identity, Arc<InputTable>)>,
 ) -> Result<Arc<InputTable>> {
-    let identity = Identity::new(node, def)?;
+    let identity = Identity::of(node, Terms::default())?;
     if let Some((_, table)) = found.iter().find(|(known, _)| *known == identity) {
         return Ok(Arc::clone(table));
     }
-    let kind = if matches!(node, LogicalPlan::Aggregate(_)) { "aggregate" } else { "held" };
+    let kind = if matches!(node, LogicalPlan::Aggregate(_)) { "aggregate" } else { "rows" };
     let name = format!("{kind}_{}", found.len());
     let table = InputTable::new(name, Kind::State, split::positional_schema(node));
     found.push((identity, Arc::clone(&table)));

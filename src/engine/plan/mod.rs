@@ -16,8 +16,8 @@ use datafusion::common::TableReference;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::sql::parser::Statement;
 
-pub use self::identity::Identity;
 use self::identity::shared_table;
+pub use self::identity::{Identity, Terms};
 use self::keys::{inferred_key, is_same_key, output_schema};
 use self::order::in_dependency_order;
 pub use self::order::reads_other_tables;
@@ -26,17 +26,19 @@ use super::Engine;
 use super::aggregate::{AggregateState, EventTimeBounds};
 use super::below::Below;
 use super::bound;
-use super::finish::Finish;
-use super::held::HeldRows;
-use super::held_windows::HeldWindows;
-use super::input::{InputTable, Inputs, Kind, Runner};
+use super::flow::{self, Cut, Finality, FlowView, Graph, Order, Source};
+use super::input::{InputTable, Inputs, Kind, Runner, WEIGHT};
 use super::node::Node;
 use super::operands;
+use super::row_windows::RowWindows;
 use super::row_wise::{RowView, RowWise};
 use super::schedule::Stateful;
 use super::session::{self, PG};
+use super::session_rows::SessionRows;
 use super::split::{self, Maintenance, split};
-use super::view::{Ring, ViewInfo, ViewRows};
+use super::stream_rows::StreamRows;
+use super::view::{Ring, ViewInfo};
+use super::view_rows::ViewRows;
 use super::watermark::Watermark;
 use super::window_functions;
 use super::windows::{self, Sessions};
@@ -59,6 +61,8 @@ impl Engine {
             needed: BTreeMap::new(),
             read: BTreeMap::new(),
             nodes: Vec::new(),
+            graph: Graph::default(),
+            shown_tables: BTreeMap::new(),
             views: Vec::new(),
             lookups: Vec::new(),
         };
@@ -141,17 +145,21 @@ impl Engine {
     async fn add_view(&mut self, catalog: &Catalog, def: &ViewDef) -> Result<()> {
         let mut query = def.query.clone();
         let has_session = windows::rewrite(&mut query, Sessions::Incremental)?;
-        let added = self.add_query(catalog, def, query).await;
-        match added {
-            // What an aggregate of sessions can't do, held rows can.
-            Err(_) if has_session && def.hold.is_some() => {
-                self.session.deregister_table(TableReference::bare(def.name.as_str()))?;
-                let mut query = def.query.clone();
-                windows::rewrite(&mut query, Sessions::Batch)?;
-                self.add_query(catalog, def, query).await
-            }
-            added => added,
+        let retracts = catalog.sources.values().any(|source| source.retracts());
+        let added = match has_session && retracts {
+            // Rows of sessions can't be taken back.
+            true => Err(def.place.error("sessions over a source that takes rows back")),
+            false => self.add_query(catalog, def, query).await,
+        };
+        let Err(error) = added else { return Ok(()) };
+        if !has_session {
+            return Err(error);
         }
+        // What neither an aggregate of sessions nor their rows can do, window functions can.
+        self.session.deregister_table(TableReference::bare(def.name.as_str()))?;
+        let mut query = def.query.clone();
+        windows::rewrite(&mut query, Sessions::Batch)?;
+        self.add_query(catalog, def, query).await.map_err(|_| error)
     }
 
     async fn add_query(&mut self, catalog: &Catalog, def: &ViewDef, query: Statement) -> Result<()> {
@@ -169,10 +177,10 @@ impl Engine {
         let schema = output_schema(def, &plan)?;
         let mut found =
             self.nodes.iter().map(|node| (node.identity.clone(), Arc::clone(&node.table))).collect();
-        let mut state_of = |node: &LogicalPlan| shared_table(node, def, &mut found);
+        let mut state_of = |node: &LogicalPlan| shared_table(node, &mut found);
+        let takes_back = |stream: &str| catalog.sources.get(stream).is_some_and(|source| source.retracts());
         let mut nodes = Vec::new();
         let whole = state.optimize(&plan)?;
-        refuse_retracting(catalog, def, &whole)?;
         let mut references = split::reference_columns(&whole)?;
         let found_key = inferred_key(&plan, &schema)?;
         if !def.key.is_empty() && !found_key.is_empty() {
@@ -187,21 +195,14 @@ impl Engine {
             }
         }
         let key = if def.key.is_empty() { found_key.clone() } else { def.key.clone() };
-        let cut = cut_windows(plan, def.hold.is_some(), &state, &mut state_of)?;
+        let cut = cut_windows(plan, &takes_back, &state, &mut state_of)?;
         nodes.extend(cut.nodes);
         let optimized = split::keep_values_only(operands::below(state.optimize(&cut.plan)?)?)?;
-        let split = split(optimized, def.hold.is_some(), false, &mut state_of)?;
+        let keeps_rows = def.hold.is_some() || matches!(def.mode, Some(Mode::Update | Mode::Complete));
+        let split =
+            split(optimized, &takes_back, split::Kept { rows: keeps_rows, sessions: false }, &mut state_of)?;
         nodes.extend(split.nodes);
-        // Held rows that go by time are touched by no row.
-        let by_time = def.hold.is_some_and(|hold| hold.duration.is_some());
-        let maintenance = match split.maintenance {
-            // So may the sessions of rows that are held already be others.
-            Maintenance::ByRow if by_time || cut.holds_sessions => Maintenance::Recompute,
-            maintenance => maintenance,
-        };
-        let finishing = state.query_planner().create_physical_plan(&split.finishing, &state).await?;
         references.extend(split::reference_columns(&split.finishing)?);
-        // What is folded stands there as a table too.
         references.retain(|(table, _)| self.references.contains_key(table));
         let mut tables = BTreeSet::new();
         for (table, columns) in references {
@@ -209,6 +210,7 @@ impl Engine {
             tables.insert(table);
         }
         let each_batch = nodes.iter().map(|(plan, _)| plan);
+        let maintenance = split.maintenance;
         self.note_lookups(
             catalog,
             &def.name,
@@ -223,22 +225,11 @@ impl Engine {
                 "no state: each micro-batch by itself; the newest {} rows stay readable\n{plan_text}",
                 def.ring_rows
             );
-            Work::Append { below: Below::new(finishing), streams, ring }
+            let below = state.query_planner().create_physical_plan(&split.finishing, &state).await?;
+            Work::Append { below: Below::new(below), streams, ring }
         } else {
             let positions = self.add_nodes(catalog, def, nodes).await?;
             self.check_append(def, mode, &positions, &split.finishing)?;
-            let rows = ViewRows::new(Arc::clone(&schema), &key)?;
-            let is_ordered = split::is_ordered(&split.finishing);
-            plan_text = self.describe(&positions, maintenance, plan_text);
-            if maintenance == Maintenance::Recompute || mode != Mode::Append {
-                for node in &positions {
-                    // Evicted rows are read again with the others, if only when a failed view comes back.
-                    let node = &mut self.nodes[*node];
-                    if node.node.bounds_time() {
-                        node.finals.get_or_insert_default();
-                    }
-                }
-            }
             let own_key = def.key.is_empty() || is_same_key(&def.key, &found_key);
             let row_wise = match positions[..] {
                 [node] if maintenance == Maintenance::ByRow && mode == Mode::Update && own_key => {
@@ -248,13 +239,15 @@ impl Engine {
                 }
                 _ => None,
             };
-            let folded = split.folded;
-            match row_wise {
+            let work = match row_wise {
                 Some((node, row_wise)) => Work::RowView { node, view: RowView::new(row_wise, &key)? },
                 None => {
-                    Work::Finish(Finish::new(finishing, maintenance, folded, positions, rows, is_ordered))
+                    let rows = ViewRows::new(Arc::clone(&schema), &key)?;
+                    self.flow(def, mode, &split.finishing, rows, positions.clone()).await?
                 }
-            }
+            };
+            plan_text = self.describe(&positions, &work, plan_text);
+            work
         };
         let plan_text = self.describe_lookups(&def.name) + &plan_text;
         let info = ViewInfo {
@@ -269,14 +262,60 @@ impl Engine {
         Ok(())
     }
 
+    /// Cuts a finishing plan into the graph of dataflows.
+    async fn flow(
+        &mut self,
+        def: &ViewDef,
+        mode: Mode,
+        finishing: &LogicalPlan,
+        rows: ViewRows,
+        nodes: Vec<usize>,
+    ) -> Result<Work> {
+        let only_final = mode == Mode::Append;
+        let terms = Terms { only_final, hold_ns: def.hold.and_then(|hold| hold.duration) };
+        let streams = nodes.iter().flat_map(|node| self.nodes[*node].streams.iter().cloned()).collect();
+        let source = |node: usize| if only_final { Source::Final(node) } else { Source::Node(node) };
+        let tables = self.nodes.iter().enumerate();
+        let tables = tables.map(|(node, stateful)| (Arc::clone(&stateful.table), source(node))).collect();
+        let describe = |node: usize| {
+            let stateful = &self.nodes[node];
+            let streams: BTreeSet<String> = stateful.streams.iter().cloned().collect();
+            // What two streams feed is final when both say so: never, for now.
+            let of_one = streams.len() == 1;
+            let times = stateful.node.finality().into_iter().map(|after| {
+                let after = after.filter(|_| of_one)?;
+                Some(Finality { after, streams: streams.clone() })
+            });
+            (stateful.append_only, times.collect())
+        };
+        let ordered = flow::with_order(finishing)?;
+        let (plan, by) = match &ordered {
+            Some((plan, by)) => (plan, Some(by)),
+            None => (finishing, None),
+        };
+        let mut cut = Cut::new(&self.graph, tables, &describe, terms, streams);
+        let root = cut.edge(plan)?;
+        let drafts = cut.drafts;
+        flow::add(&mut self.graph, drafts, &self.session.state(), &self.runner).await?;
+        let order = by.map(|by| {
+            let all = split::positional_schema(plan);
+            let more = all.fields().iter().skip(rows.schema().fields().len());
+            let fields = rows.schema().fields().iter().chain(more).cloned().collect::<Vec<_>>();
+            Order { by: by.clone(), schema: Arc::new(arrow::datatypes::Schema::new(fields)) }
+        });
+        let parts = self.graph.below(root);
+        let view = FlowView::new(root, parts, rows, order, def.hold.map(|hold| hold.rows))?;
+        Ok(Work::Flow { nodes, view: Box::new(view) })
+    }
+
     /// The view's output mode, or why it can't have the one it asks for.
     fn mode(&self, def: &ViewDef, maintenance: Maintenance, key: &[String]) -> Result<Mode> {
         let refuse = |reason: &str| Err(def.place.error(reason));
         match (def.mode, maintenance) {
             (None | Some(Mode::Append), Maintenance::Append) => Ok(Mode::Append),
-            (Some(_), Maintenance::Append) => refuse(
-                "a view without state has each row once: its mode is append; to keep all its rows, give it hold_rows",
-            ),
+            (Some(_), Maintenance::Append) => {
+                refuse("a view without state has each row once: its mode is append")
+            }
             (Some(Mode::Complete), _) if key.is_empty() => refuse(
                 "mode complete writes all rows each time, so it needs a key to tell a reader which row is which",
             ),
@@ -297,7 +336,7 @@ impl Engine {
         }
         if nodes.iter().any(|node| self.nodes[*node].node.key_columns().is_none()) {
             return Err(def.place.error(
-                "mode append writes a row when it is final, and what is made of rows that are held never is: a row \
+                "mode append writes a row when it is final, and what is made of rows without a GROUP BY never is: a row \
                  that comes later can join with them; use mode update",
             ));
         }
@@ -364,10 +403,14 @@ impl Engine {
         let event_time = |stream: &str| {
             let source = catalog.sources.get(stream)?;
             source.watermark_delay_ms?;
+            // What can be taken back is never final.
+            if source.retracts() {
+                return None;
+            }
             source.event_time.clone()
         };
         let state = self.session.state();
-        let identity = Identity::new(&plan, def)?;
+        let identity = Identity::of(&plan, Terms::default())?;
         let lower = async |plan: &LogicalPlan| state.query_planner().create_physical_plan(plan, &state).await;
         let node: Box<dyn Node> = match &plan {
             LogicalPlan::Aggregate(aggregate) => {
@@ -378,48 +421,55 @@ impl Engine {
                 };
                 let mut aggregate = aggregate.clone();
                 if bound.is_some() {
-                    aggregate.input = Arc::new(bound::with_hidden(&aggregate.input)?);
+                    aggregate.input = Arc::new(bound::with_hidden(&aggregate.input, bound::OF_TIME)?);
                 }
                 let physical = lower(&LogicalPlan::Aggregate(aggregate)).await?;
                 Box::new(AggregateState::new(&physical, table.schema(), EventTimeBounds { bound, session })?)
             }
             _ => {
-                let Some(hold) = def.hold else {
-                    return Err(def.place.error("this query needs hold_rows"));
-                };
                 let timed = streams.iter().all(|stream| event_time(stream).is_some());
-                if hold.duration.is_some() && !timed {
+                if def.hold.is_some_and(|hold| hold.duration.is_some()) && !timed {
                     return Err(def.place.error(
                         "hold_for is measured in event time: the source must declare 'event_time' and 'watermark'",
                     ));
                 }
-                let windows = HeldWindows {
+                let windows = RowWindows {
                     windows: bound::windows_of_rows(&plan, event_time)?,
                     sessions: bound::session_of_rows(&plan, event_time)?,
                 };
-                let rows = match hold.duration.is_some() || windows.are_timed() {
-                    true => bound::with_open_windows(bound::with_hidden(&plan)?)?,
+                let retracts = |stream: &String| catalog.sources.get(stream).is_some_and(|s| s.retracts());
+                let rows = match windows.are_timed() {
+                    true => bound::with_open_windows(bound::with_hidden(&plan, bound::OF_TIME)?)?,
+                    false if streams.iter().any(retracts) => bound::with_hidden(&plan, &[WEIGHT])?,
                     false => plan.clone(),
                 };
                 let below = Below::new(lower(&rows).await?);
-                Box::new(HeldRows::new(below, windows, table.schema(), hold)?)
+                let finality = match windows.windows.len() {
+                    1 if windows.sessions.is_none() => bound::window_columns(&plan, event_time),
+                    _ => Vec::new(),
+                };
+                match &windows.sessions {
+                    Some(_) => Box::new(SessionRows::new(below, windows, table.schema())?),
+                    None => Box::new(StreamRows::new(below, windows, finality, table.schema())),
+                }
             }
         };
         let below = plan.display_indent().to_string();
-        Ok(Stateful { identity, below, streams, references, table, node, finals: None, broken: None })
+        let takes_back =
+            |stream: &String| catalog.sources.get(stream).is_some_and(|source| source.retracts());
+        let is_rows = !matches!(plan, LogicalPlan::Aggregate(_)) && bound::own_sessions(&plan).is_none();
+        let append_only = is_rows && !streams.iter().any(takes_back);
+        Ok(Stateful { identity, below, streams, references, table, node, append_only, broken: None })
     }
 
     /// How a view is kept up to date, for people.
-    fn describe(&self, nodes: &[usize], maintenance: Maintenance, finishing: String) -> String {
+    fn describe(&self, nodes: &[usize], work: &Work, finishing: String) -> String {
         let names = nodes.iter().map(|node| self.nodes[*node].table.name()).collect::<Vec<_>>().join(", ");
-        let mut text = match maintenance {
-            Maintenance::ByRow => {
-                format!("finishing: incremental, over the touched rows of {names}\n{finishing}")
+        let mut text = match work {
+            Work::Flow { view, .. } => {
+                format!("dataflow:\n{}{finishing}", indent(&self.graph.describe(&view.parts)) + "\n")
             }
-            _ if names.is_empty() => {
-                format!("finishing: recomputed when a reference table changes\n{finishing}")
-            }
-            _ => format!("finishing: recomputed over all rows of {names}\n{finishing}"),
+            _ => format!("finishing: incremental, over the touched rows of {names}\n{finishing}"),
         };
         for node in nodes {
             let node = &self.nodes[*node];
@@ -431,16 +481,4 @@ impl Engine {
 
 fn indent(text: &str) -> String {
     text.lines().map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n")
-}
-
-/// No operator takes rows back yet.
-fn refuse_retracting(catalog: &Catalog, def: &ViewDef, plan: &LogicalPlan) -> Result<()> {
-    let retracts = |stream: &String| catalog.sources.get(stream).is_some_and(|source| source.retracts());
-    match split::stream_columns(plan)?.into_iter().map(|(stream, _)| stream).find(retracts) {
-        Some(stream) => Err(def.place.error(format!(
-            "messages of `{stream}` take rows back ('on_conflict' 'replace', 'debezium-json'), and no view can read such \
-             a source yet"
-        ))),
-        None => Ok(()),
-    }
 }

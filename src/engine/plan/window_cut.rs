@@ -1,5 +1,5 @@
 //! Cuts what is over windows out of a plan that is not optimized yet: what the optimizer would move below a session
-//! window would change the sessions, and of what is held each window must be known.
+//! window would change the sessions, and of rows that no aggregate takes each window must be known.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, Projection
 use crate::engine::bound::{self, makes_sessions, own_sessions, with_session_keys};
 use crate::engine::input::{InputTable, Kind, as_input};
 use crate::engine::operands;
-use crate::engine::split::{self, split};
+use crate::engine::split::{self, Kept, split};
 use crate::engine::window_functions::{HOP, TUMBLE, call, is_own_session};
 
 /// A plan without what was cut out of it.
@@ -23,25 +23,24 @@ pub struct Cut {
     pub plan: LogicalPlan,
     /// The nodes that were cut out.
     pub nodes: Vec<(LogicalPlan, Arc<InputTable>)>,
-    /// Whether rows of sessions are held among them: a new row may change the windows of others.
-    pub holds_sessions: bool,
 }
 
 /// By the position of a projection among those that are cut: the columns that are read of it.
 type Needed = BTreeMap<usize, BTreeSet<usize>>;
 
-/// Cuts out of `plan`: aggregates over windows, and where these can't be kept up to date and rows may be held, the
-/// projections that make the windows, whose rows are held. `state_of` gives the table of a node.
+/// Cuts out of `plan`: aggregates over windows, and where these can't be kept up to date from groups alone, the
+/// projections that make the windows. `takes_back` tells streams whose rows can go again, `state_of` gives the table
+/// of a node.
 pub fn cut_windows(
     plan: LogicalPlan,
-    may_hold: bool,
+    takes_back: &dyn Fn(&str) -> bool,
     state: &SessionState,
     state_of: &mut impl FnMut(&LogicalPlan) -> Result<Arc<InputTable>>,
 ) -> Result<Cut> {
-    if !may_hold || !has_windows(&plan)? {
-        return cut(plan, false, None, state, state_of);
+    if !has_windows(&plan)? {
+        return Ok(Cut { plan, nodes: Vec::new() });
     }
-    // Once to learn which columns are read of the rows that would be held.
+    // Once to learn which columns are read of the rows.
     let mut tables = Vec::new();
     let mut stand_in = |node: &LogicalPlan| {
         let table = InputTable::new("rows", Kind::State, split::positional_schema(node));
@@ -50,7 +49,7 @@ pub fn cut_windows(
         }
         Ok(table)
     };
-    let first = cut(plan.clone(), true, None, state, &mut stand_in)?;
+    let first = cut(plan.clone(), takes_back, None, state, &mut stand_in)?;
     let mut needed: Needed = (0..tables.len()).map(|i| (i, BTreeSet::new())).collect();
     operands::below(state.optimize(&first.plan)?)?.apply_with_subqueries(|node| {
         if let LogicalPlan::TableScan(scan) = node
@@ -63,36 +62,41 @@ pub fn cut_windows(
         }
         Ok(TreeNodeRecursion::Continue)
     })?;
-    cut(plan, true, Some(&needed), state, state_of)
+    cut(plan, takes_back, Some(&needed), state, state_of)
 }
 
 fn cut(
     plan: LogicalPlan,
-    may_hold: bool,
+    takes_back: &dyn Fn(&str) -> bool,
     needed: Option<&Needed>,
     state: &SessionState,
     state_of: &mut impl FnMut(&LogicalPlan) -> Result<Arc<InputTable>>,
 ) -> Result<Cut> {
-    let (mut nodes, mut holds_sessions, mut projections) = (Vec::new(), false, 0);
+    let (mut nodes, mut projections) = (Vec::new(), 0);
     let cut = plan.transform_down_with_subqueries(|node| {
         let planned = match &node {
             LogicalPlan::Aggregate(aggregate) => {
                 // The columns of GROUPING SETS are not settled before they are optimized.
                 let has_sets = matches!(aggregate.group_expr.as_slice(), [Expr::GroupingSet(_)]);
                 let of_sessions = own_sessions(&aggregate.input).is_some();
-                if has_sets || !(of_sessions || may_hold && has_windows(&node)?) {
+                if !(of_sessions || has_windows(&node)?) {
                     return Ok(Transformed::no(node));
                 }
-                match plan_aggregate(&node, of_sessions, state, state_of) {
+                if has_sets {
+                    let as_groups =
+                        !of_sessions && only_groups(&node, takes_back, of_sessions, state).is_ok();
+                    let down = if as_groups { TreeNodeRecursion::Jump } else { TreeNodeRecursion::Continue };
+                    return Ok(Transformed::new(node, false, down));
+                }
+                match plan_aggregate(&node, takes_back, of_sessions, state, state_of) {
                     Ok((more, planned)) => {
                         nodes.extend(more);
                         planned
                     }
-                    Err(_) if may_hold => return Ok(Transformed::no(node)),
-                    Err(error) => return Err(error),
+                    Err(_) => return Ok(Transformed::no(node)),
                 }
             }
-            LogicalPlan::Projection(projection) if may_hold && makes_windows(projection)? => {
+            LogicalPlan::Projection(projection) if makes_windows(projection)? => {
                 let columns = needed.and_then(|needed| needed.get(&projections));
                 projections += 1;
                 let rows = match window_rows(projection, columns, state) {
@@ -104,7 +108,6 @@ fn cut(
                     }
                     Err(error) => return Err(error),
                 };
-                holds_sessions |= makes_sessions(projection);
                 let table = state_of(&rows)?;
                 let own = node.schema().columns().into_iter().map(Expr::Column);
                 let planned =
@@ -116,33 +119,45 @@ fn cut(
         };
         Ok(Transformed::new(planned, true, TreeNodeRecursion::Jump))
     })?;
-    Ok(Cut { plan: cut.data.recompute_schema()?, nodes, holds_sessions })
+    Ok(Cut { plan: cut.data.recompute_schema()?, nodes })
 }
 
 type Planned = (Vec<(LogicalPlan, Arc<InputTable>)>, LogicalPlan);
 
-/// Optimizes and splits an aggregate over windows, if no row of a stream has to be held for it.
+/// Optimizes and splits an aggregate over windows, if groups alone keep it up to date.
 fn plan_aggregate(
     aggregate: &LogicalPlan,
+    takes_back: &dyn Fn(&str) -> bool,
     of_sessions: bool,
     state: &SessionState,
     state_of: &mut impl FnMut(&LogicalPlan) -> Result<Arc<InputTable>>,
 ) -> Result<Planned> {
-    let split = split(operands::below(state.optimize(aggregate)?)?, false, of_sessions, &mut *state_of)?;
-    for (node, _) in &split.nodes {
-        if let LogicalPlan::Aggregate(aggregate) = node {
-            bound::session(aggregate, |_| None)?;
-        }
-    }
-    // What is folded is found again in what is left.
-    let unfolded = split.folded.is_empty();
-    if !unfolded {
-        return plan_err!("an aggregate over windows that reads reference tables above them");
-    }
+    let (optimized, kept) = only_groups(aggregate, takes_back, of_sessions, state)?;
+    let split = split(optimized, takes_back, kept, &mut *state_of)?;
     Ok((split.nodes, split.finishing))
 }
 
-/// The rows of the windows that a projection makes, to be held: with the keys of sessions as further columns, and of
+/// The aggregate, optimized; an error if groups alone don't keep it up to date.
+fn only_groups(
+    aggregate: &LogicalPlan,
+    takes_back: &dyn Fn(&str) -> bool,
+    of_sessions: bool,
+    state: &SessionState,
+) -> Result<(LogicalPlan, Kept)> {
+    let optimized = operands::below(state.optimize(aggregate)?)?;
+    let kept = Kept { rows: false, sessions: of_sessions };
+    let plain =
+        |node: &LogicalPlan| Ok(InputTable::new("groups", Kind::State, split::positional_schema(node)));
+    for (node, _) in split(optimized.clone(), takes_back, kept, plain)?.nodes {
+        match &node {
+            LogicalPlan::Aggregate(aggregate) => drop(bound::session(aggregate, |_| None)?),
+            _ => return plan_err!("an aggregate that needs rows"),
+        }
+    }
+    Ok((optimized, kept))
+}
+
+/// The rows of the windows that a projection makes: with the keys of sessions as further columns, and of
 /// its columns that are not `needed` nulls.
 fn window_rows(
     projection: &Projection,
@@ -167,7 +182,7 @@ fn window_rows(
     })?;
     let rows = state.optimize(&LogicalPlan::Projection(with_session_keys(&projection)?))?;
     if has_others || !split::is_of_rows(&rows)? || !matches!(rows, LogicalPlan::Projection(_)) {
-        return plan_err!("the rows of these windows can't be held");
+        return plan_err!("these windows are not of a stream's own rows");
     }
     Ok(rows)
 }

@@ -74,7 +74,7 @@ fn draw_all(random: &mut ChaCha8Rng) -> Vec<f64> {
     let spread = [1, 4, 40, 200, 2000][random.random_range(0..5)];
     let start = draw(random, 2000).abs();
     let near = |random: &mut ChaCha8Rng| {
-        let far = random.random_range(0..spread) as i32 - spread as i32 / 2;
+        let far = random.random_range(0..spread) - spread / 2;
         let value = start * 2f64.powi(far) * random.random_range(-1.0..1.0);
         if value.is_finite() && value.abs() < 1e300 { value } else { draw(random, 1) }
     };

@@ -41,7 +41,7 @@ fn batch(from: usize, groups: usize) -> RecordBatch {
 async fn cost(what: &str, groups: usize, functions: &[(&str, usize, bool)]) {
     let session: SessionContext = session::continuous();
     let (runner, inputs) = (Runner::new(&session), Inputs::default());
-    let run = Run { runner: &runner, inputs: &inputs };
+    let run = Run { runner: &runner, inputs: &inputs, watermarks: &std::collections::BTreeMap::new() };
     let udaf = |name: &str| match session.state().aggregate_functions().get(name) {
         Some(function) => Arc::<AggregateUDF>::clone(function),
         None if name == "max" => max_udaf(),

@@ -180,6 +180,7 @@ impl Groups {
     }
 
     /// Number of groups.
+    #[cfg(test)]
     pub fn len(&self) -> usize {
         self.len
     }

@@ -181,7 +181,11 @@ impl Case {
         }
         let mut case = Case { session, aggregate, columns, operator, rows: BTreeMap::new(), keys };
         let (runner, inputs) = (Runner::new(&case.session), Inputs::default());
-        let start = case.operator.start(&Run { runner: &runner, inputs: &inputs }).await.unwrap();
+        let start = case
+            .operator
+            .start(&Run { runner: &runner, inputs: &inputs, watermarks: &std::collections::BTreeMap::new() })
+            .await
+            .unwrap();
         case.take(&start);
         case
     }
@@ -203,7 +207,12 @@ impl Case {
         let weights: Int64Array = rows.iter().map(|(_, weight)| Some(*weight)).collect();
         let rows: Vec<_> = rows.iter().map(|(row, _)| *row).collect();
         let delta = Delta { rows: self.project(&batch(&rows)), weights };
-        self.operator.prepare(&[delta], &Run { runner: &runner, inputs: &inputs }).await
+        self.operator
+            .prepare(
+                &[delta],
+                &Run { runner: &runner, inputs: &inputs, watermarks: &std::collections::BTreeMap::new() },
+            )
+            .await
     }
 
     async fn apply(&mut self, rows: &[(&Row, i64)]) -> Delta {

@@ -185,7 +185,11 @@ impl Harness {
     }
 
     async fn step(&self, join: &mut Join, left: Delta, right: Delta) -> Result<Delta> {
-        let run = Run { runner: &self.runner, inputs: &self.inputs };
+        let run = Run {
+            runner: &self.runner,
+            inputs: &self.inputs,
+            watermarks: &std::collections::BTreeMap::new(),
+        };
         // What is prepared and not committed changes nothing.
         join.prepare(&[left.clone(), right.clone()], &run).await?;
         join.prepare(&[left, right], &run).await?;

@@ -1,30 +1,25 @@
-//! Windows over held rows. As in an aggregate, a row that comes after its window was final is left out; in which
-//! session a row is, is told from all that are held, as they came.
+//! Windows of rows that no aggregate takes. As in an aggregate, a row that comes after its window was final is left
+//! out.
 
-use std::sync::Arc;
-
-use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, RecordBatchOptions, UInt32Array,
-};
-use arrow::compute::{filter_record_batch, take};
-use arrow::datatypes::{Int64Type, Schema, UInt32Type};
+use arrow::array::{Array, AsArray, BooleanArray, RecordBatch};
+use arrow::compute::filter_record_batch;
+use arrow::datatypes::{Int64Type, UInt32Type};
 use datafusion::common::internal_err;
 use datafusion::error::Result;
 
-use super::bound::{SessionKeys, SessionRows, TimeWindow};
+use super::bound::{SessionRows, TimeWindow};
 use super::input::{FINAL_UNTIL, ROW, TIME};
-use super::session_groups::SessionGroups;
 
-/// The windows that held rows are in.
+/// The windows that rows are in.
 #[derive(Debug, Default)]
-pub struct HeldWindows {
+pub struct RowWindows {
     /// Tumbling and hopping ones of event time.
     pub windows: Vec<TimeWindow>,
     /// Sessions.
     pub sessions: Option<SessionRows>,
 }
 
-impl HeldWindows {
+impl RowWindows {
     /// Whether they are of event time, and become final: then rows need the columns that no query sees.
     pub fn are_timed(&self) -> bool {
         !self.windows.is_empty() || self.sessions.as_ref().is_some_and(|sessions| sessions.is_timed)
@@ -72,38 +67,6 @@ impl HeldWindows {
         });
         let windows = self.windows.iter().filter_map(|window| window.ends(time));
         windows.chain(session).reduce(|a, b| (a.0.min(b.0), a.1.min(b.1)))
-    }
-
-    /// The rows, of all that are held in the order in which they came, with the windows of their sessions.
-    pub fn with_sessions(&self, rows: RecordBatch) -> Result<RecordBatch> {
-        let Some(sessions) = self.sessions.as_ref().filter(|_| rows.num_rows() > 0) else { return Ok(rows) };
-        let windows = sessions.start.iter().chain(&sessions.end);
-        let positions: Vec<usize> = windows.chain(&sessions.keys).copied().collect();
-        let schema = Arc::new(Schema::project(&rows.schema(), &positions)?);
-        let keys: Vec<ArrayRef> = positions.iter().map(|i| Arc::clone(rows.column(*i))).collect();
-        let starts = sessions.start.len();
-        let session_keys = SessionKeys {
-            start: (0..starts).collect(),
-            end: (starts..starts + sessions.end.len()).collect(),
-            gap: sessions.gap,
-            is_timed: sessions.is_timed,
-        };
-        let final_until: Option<&Int64Array> =
-            rows.column_by_name(FINAL_UNTIL).map(|column| column.as_primitive());
-        let mut groups = SessionGroups::new(session_keys, &schema)?;
-        let touched = groups.touch(&keys, rows.num_rows(), 0, final_until)?;
-        let first_rows = UInt32Array::from(touched.first_rows);
-        let mut of_sessions =
-            keys.iter().map(|key| Ok(take(key, &first_rows, None)?)).collect::<Result<Vec<_>>>()?;
-        groups.set_windows(&mut of_sessions, &touched.groups, &schema)?;
-        let session =
-            UInt32Array::from_iter_values(touched.positions.iter().map(|position| *position as u32));
-        let mut columns = rows.columns().to_vec();
-        for (window, position) in of_sessions.iter().zip(sessions.start.iter().chain(&sessions.end)) {
-            columns[*position] = take(window, &session, None)?;
-        }
-        let options = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
-        Ok(RecordBatch::try_new_with_options(rows.schema(), columns, &options)?)
     }
 }
 

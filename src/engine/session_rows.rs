@@ -1,0 +1,201 @@
+//! Rows of streams in sessions: a row that comes can change the sessions of others, which are therefore kept until
+//! their session is final. A micro-batch costs as much as the sessions that it touches.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, RecordBatchOptions, UInt32Array};
+use arrow::compute::{concat_batches, take, take_record_batch};
+use arrow::datatypes::{Schema, SchemaRef};
+use async_trait::async_trait;
+use datafusion::common::internal_err;
+use datafusion::error::Result;
+use datafusion::execution::TaskContext;
+
+use super::aggregate::Touched;
+use super::below::Below;
+use super::bound::{SessionKeys, SessionRows as SessionColumns};
+use super::delta::Delta;
+use super::input::FINAL_UNTIL;
+use super::node::{Groups, Node};
+use super::row_windows::RowWindows;
+use super::session_groups::SessionGroups;
+use super::stream_rows::visible;
+use crate::batches::empty;
+use crate::guard;
+
+/// The rows of a plan over a stream, each with the window of its session.
+pub struct SessionRows {
+    below: Below,
+    schema: SchemaRef,
+    windows: RowWindows,
+    /// Columns that tell sessions apart: windows first.
+    columns: SessionColumns,
+    /// Their positions among the rows' columns.
+    positions: Vec<usize>,
+    sessions: SessionGroups,
+    /// Rows of each session that is not final, with its window.
+    rows: HashMap<u32, RecordBatch>,
+    next: u32,
+    prepared: Option<Prepared>,
+}
+
+struct Prepared {
+    delta: Delta,
+    gone: Vec<u32>,
+    rows: Vec<(u32, RecordBatch)>,
+}
+
+impl SessionRows {
+    /// The rows of `below`, which are in the sessions of `windows`, as rows of `schema` in the dataflow.
+    pub fn new(below: Below, windows: RowWindows, schema: SchemaRef) -> Result<Self> {
+        let Some(columns) = windows.sessions.clone() else { return internal_err!("rows without sessions") };
+        let of_window = columns.start.iter().chain(&columns.end);
+        let positions: Vec<usize> = of_window.chain(&columns.keys).copied().collect();
+        let key_schema = Arc::new(Schema::project(&below.schema(), &positions)?);
+        let starts = columns.start.len();
+        let keys = SessionKeys {
+            start: (0..starts).collect(),
+            end: (starts..starts + columns.end.len()).collect(),
+            gap: columns.gap,
+            is_timed: columns.is_timed,
+        };
+        let sessions = SessionGroups::new(keys, &key_schema)?;
+        let (rows, prepared) = (HashMap::new(), None);
+        Ok(SessionRows { below, schema, windows, columns, positions, sessions, rows, next: 0, prepared })
+    }
+
+    fn discard(&mut self) {
+        self.sessions.discard();
+        self.prepared = None;
+    }
+
+    fn prepare_rows(&mut self, rows: RecordBatch) -> Result<()> {
+        let (rows, late) = self.windows.split_late(&rows)?;
+        let keys: Vec<ArrayRef> = self.positions.iter().map(|i| Arc::clone(rows.column(*i))).collect();
+        let final_until: Option<&Int64Array> =
+            rows.column_by_name(FINAL_UNTIL).map(|column| column.as_primitive());
+        let touched = self.sessions.touch(&keys, rows.num_rows(), self.next, final_until)?;
+        let (before, after) = self.regroup(&touched, &keys, &visible(&rows, &self.schema)?)?;
+        let schema = &self.schema;
+        let delta = Delta {
+            before: concat_batches(schema, &before)?,
+            after: concat_batches(schema, after.iter().map(|(_, rows)| rows))?,
+            late,
+        };
+        self.prepared = Some(Prepared { delta, gone: touched.old, rows: after });
+        Ok(())
+    }
+
+    /// The rows of the touched sessions as they were, and of each session as they are.
+    #[allow(clippy::type_complexity)]
+    fn regroup(
+        &self,
+        touched: &Touched,
+        keys: &[ArrayRef],
+        rows: &RecordBatch,
+    ) -> Result<(Vec<RecordBatch>, Vec<(u32, RecordBatch)>)> {
+        let first_rows = UInt32Array::from(touched.first_rows.clone());
+        let mut windows =
+            keys.iter().map(|key| Ok(take(key, &first_rows, None)?)).collect::<Result<Vec<_>>>()?;
+        let key_fields: Vec<_> =
+            self.positions.iter().map(|i| self.below.schema().field(*i).clone()).collect();
+        self.sessions.set_windows(&mut windows, &touched.groups, &Arc::new(Schema::new(key_fields)))?;
+        let mut parts: Vec<Vec<RecordBatch>> = vec![Vec::new(); touched.groups.len()];
+        let mut before = Vec::new();
+        for (old, position) in touched.old.iter().zip(&touched.old_positions) {
+            if let Some(rows) = self.rows.get(old) {
+                before.push(rows.clone());
+                parts[*position].push(rows.clone());
+            }
+        }
+        let mut new: Vec<Vec<u32>> = vec![Vec::new(); touched.groups.len()];
+        for (row, position) in touched.positions.iter().enumerate() {
+            new[*position].push(row as u32);
+        }
+        let mut after = Vec::new();
+        for (position, (mut parts, new)) in parts.into_iter().zip(new).enumerate() {
+            parts.push(take_record_batch(rows, &UInt32Array::from(new))?);
+            let all = concat_batches(&self.schema, &parts)?;
+            let mut columns = all.columns().to_vec();
+            let own = UInt32Array::from_value(position as u32, all.num_rows());
+            let places = self.columns.start.iter().chain(&self.columns.end);
+            for (window, place) in windows.iter().zip(places) {
+                columns[*place] = take(window, &own, None)?;
+            }
+            let options = RecordBatchOptions::new().with_row_count(Some(all.num_rows()));
+            let rows = RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)?;
+            after.push((touched.groups[position], rows));
+        }
+        Ok((before, after))
+    }
+}
+
+#[async_trait]
+impl Node for SessionRows {
+    async fn prepare(&mut self, context: Arc<TaskContext>) -> Result<()> {
+        self.discard();
+        let rows = self.below.run(context).await?;
+        guard::catch(|| self.prepare_rows(rows))
+    }
+
+    fn commit(&mut self) -> Result<Delta> {
+        let Some(prepared) = self.prepared.take() else { return internal_err!("nothing was prepared") };
+        self.sessions.commit();
+        for session in &prepared.gone {
+            self.rows.remove(session);
+        }
+        self.next += prepared.rows.len() as u32;
+        self.rows.extend(prepared.rows);
+        Ok(prepared.delta)
+    }
+
+    fn evict(&mut self, watermark: i64) -> Result<Option<RecordBatch>> {
+        if !self.windows.are_timed() {
+            return Ok(None);
+        }
+        let is_final = |session: &&u32| self.sessions.end(**session).is_some_and(|end| end <= watermark);
+        let ended: Vec<u32> = self.rows.keys().filter(is_final).copied().collect();
+        self.sessions.remove(&ended)?;
+        for session in ended {
+            self.rows.remove(&session);
+        }
+        Ok(None)
+    }
+
+    fn rows(&self) -> Result<RecordBatch> {
+        Ok(empty(&self.schema))
+    }
+
+    fn snapshot(&self) -> Option<Arc<dyn Groups>> {
+        None
+    }
+
+    fn reset(&mut self) -> Result<()> {
+        self.below.reset()
+    }
+
+    fn bytes(&self) -> usize {
+        self.rows.values().map(RecordBatch::get_array_memory_size).sum()
+    }
+
+    fn key_columns(&self) -> Option<usize> {
+        None
+    }
+
+    fn bounds_time(&self) -> bool {
+        false
+    }
+
+    fn describe(&self) -> String {
+        match self.windows.are_timed() {
+            true => "the rows of sessions, until the watermark passes their end".into(),
+            false => "the rows of sessions, kept for ever: the source has no watermark".into(),
+        }
+    }
+
+    #[cfg(test)]
+    fn keeps_lookups(&self) -> bool {
+        self.below.keeps_lookups()
+    }
+}
