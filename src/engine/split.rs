@@ -58,8 +58,7 @@ pub fn split(
     mut state_of: impl FnMut(&LogicalPlan) -> Result<Arc<InputTable>>,
 ) -> Result<Split> {
     check_limits(&plan)?;
-    if !kept.rows && is_of_stream_rows(&plan)? && !is_taken_back(&plan, takes_back)? {
-        refuse_leftover_sessions(&plan)?;
+    if !kept.rows && is_stateless(&plan, takes_back)? {
         return Ok(Split { nodes: Vec::new(), finishing: plan, maintenance: Maintenance::Append });
     }
     let mut nodes: Vec<(LogicalPlan, Arc<InputTable>)> = Vec::new();
@@ -101,6 +100,12 @@ pub fn split(
     let maintenance =
         if is_row_wise(&finishing, Kind::State)? { Maintenance::ByRow } else { Maintenance::Flow };
     Ok(Split { nodes, finishing, maintenance })
+}
+
+/// Whether the plan, which is optimized, needs no state: each row of a stream gives its rows for good.
+pub fn is_stateless(plan: &LogicalPlan, takes_back: &dyn Fn(&str) -> bool) -> Result<bool> {
+    let has_sessions = refuse_leftover_sessions(plan).is_err();
+    Ok(!has_sessions && is_of_stream_rows(plan)? && !is_taken_back(plan, takes_back)?)
 }
 
 /// Whether the plan gives rows of streams, each treated by itself: it runs on each micro-batch, and keeps nothing.

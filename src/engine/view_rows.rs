@@ -87,6 +87,11 @@ impl ViewRows {
     /// # Errors
     /// Two rows have one key. Nothing is changed then.
     pub fn update(&mut self, before: &RecordBatch, after: &RecordBatch) -> Result<Changelog> {
+        if before.num_rows() == 0 && !self.keyed {
+            let rows = after.clone().with_schema(Arc::clone(&self.schema))?;
+            self.rows.insert(&rows)?;
+            return Ok(Changelog { ops: vec![Op::Insert; rows.num_rows()], rows });
+        }
         let (old_keys, old_rows) = self.encode(before)?;
         let (new_keys, new_rows) = self.encode(after)?;
         // By key: the rows that leave and those that come.

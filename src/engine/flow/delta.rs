@@ -31,6 +31,9 @@ impl Delta {
 
     /// Rows `before` went and rows `after` came. Both have the same columns.
     pub fn of_change(before: &RecordBatch, after: &RecordBatch) -> Result<Delta> {
+        if before.num_rows() == 0 {
+            return Ok(Delta::of_new(after.clone()));
+        }
         let rows = concat_batches(&after.schema(), [before, after])?;
         let weights = std::iter::repeat_n(-1, before.num_rows());
         let weights = weights.chain(std::iter::repeat_n(1, after.num_rows()));
@@ -44,6 +47,9 @@ impl Delta {
 
     /// Several deltas of one edge, one after the other.
     pub fn concat(schema: &SchemaRef, deltas: &[Delta]) -> Result<Delta> {
+        if let [one] = deltas {
+            return Ok(one.clone());
+        }
         let weights = deltas.iter().flat_map(|delta| delta.weights.values().iter().copied());
         Ok(Delta {
             rows: concat_batches(schema, deltas.iter().map(|delta| &delta.rows))?,

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, RecordBatch, UInt32Array};
+use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, UInt32Array};
 use arrow::compute::{SortOptions, take_record_batch};
 use arrow::datatypes::SchemaRef;
 use arrow::row::{RowConverter, SortField};
@@ -150,6 +150,12 @@ impl FlowView {
 
 /// The rows that went and those that came, each as often as it did.
 fn went_and_came(delta: &Delta, schema: &SchemaRef) -> Result<(RecordBatch, RecordBatch)> {
+    if delta.weights.values().iter().all(|weight| *weight == 1) {
+        let options = RecordBatchOptions::new().with_row_count(Some(delta.rows.num_rows()));
+        let columns = delta.rows.columns().to_vec();
+        let rows = RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)?;
+        return Ok((rows.slice(0, 0), rows));
+    }
     let of_sign =
         |sign: i64| -> Result<RecordBatch> {
             let rows =
@@ -157,7 +163,7 @@ fn went_and_came(delta: &Delta, schema: &SchemaRef) -> Result<(RecordBatch, Reco
                     std::iter::repeat_n(row as u32, (weight * sign).max(0) as usize)
                 });
             let rows = take_record_batch(&delta.rows, &UInt32Array::from_iter_values(rows))?;
-            let options = arrow::array::RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
+            let options = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
             Ok(RecordBatch::try_new_with_options(Arc::clone(schema), rows.columns().to_vec(), &options)?)
         };
     Ok((of_sign(-1)?, of_sign(1)?))

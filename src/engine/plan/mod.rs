@@ -195,10 +195,14 @@ impl Engine {
             }
         }
         let key = if def.key.is_empty() { found_key.clone() } else { def.key.clone() };
-        let cut = cut_windows(plan, &takes_back, &state, &mut state_of)?;
+        let keeps_rows = def.hold.is_some() || matches!(def.mode, Some(Mode::Update | Mode::Complete));
+        // Without state a window is no more than columns of its row.
+        let cut = match !keeps_rows && split::is_stateless(&whole, &takes_back)? {
+            true => window_cut::Cut { plan, nodes: Vec::new() },
+            false => cut_windows(plan, &takes_back, &state, &mut state_of)?,
+        };
         nodes.extend(cut.nodes);
         let optimized = split::keep_values_only(operands::below(state.optimize(&cut.plan)?)?)?;
-        let keeps_rows = def.hold.is_some() || matches!(def.mode, Some(Mode::Update | Mode::Complete));
         let split =
             split(optimized, &takes_back, split::Kept { rows: keeps_rows, sessions: false }, &mut state_of)?;
         nodes.extend(split.nodes);
