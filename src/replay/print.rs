@@ -9,7 +9,7 @@ use arrow::util::pretty::pretty_format_batches;
 use arrow_json::LineDelimitedWriter;
 
 use super::Format;
-use crate::engine::ViewChange;
+use crate::engine::{RowSource, ViewChange};
 use crate::error::Result;
 
 /// Collects what is printed at the end.
@@ -21,7 +21,7 @@ pub struct Printer {
     /// Changed rows, or those of a view without state.
     pub changes: Vec<RecordBatch>,
     /// The view's rows.
-    pub newest: Option<RecordBatch>,
+    pub newest: Option<Arc<dyn RowSource>>,
 }
 
 impl Printer {
@@ -34,7 +34,7 @@ impl Printer {
                 // Its ring has the newest rows only.
                 self.changes.push(change.changelog.rows);
             } else {
-                self.newest = Some(change.rows.batch()?);
+                self.newest = Some(change.rows);
             }
         }
         Ok(())
@@ -44,7 +44,7 @@ impl Printer {
     pub fn print(self, format: Format) -> Result<Vec<u8>> {
         let schema = self.changes.first().map_or(self.schema, RecordBatch::schema);
         let rows = match self.newest {
-            Some(rows) => rows,
+            Some(rows) => rows.batch()?,
             None => concat_batches(&schema, &self.changes)?,
         };
         let mut text = Vec::new();
