@@ -5,6 +5,8 @@
 
 mod change;
 mod layout;
+#[cfg(test)]
+mod measure;
 mod pairs;
 mod residual;
 mod status;
