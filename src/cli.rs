@@ -1,6 +1,7 @@
 //! The command line: what can be said, and the text of `--help`. Runs nothing.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
@@ -10,8 +11,8 @@ use crate::replay::Format;
 
 const EXAMPLES: &str = "\
 Examples:
-  tally demo                                     the whole election, nothing else needed
-  tally demo --voters 20000 --rate 500 --faulty 0.05
+  tally demo                                     a whole election night, nothing else needed
+  tally demo --rate 500 --faulty 0.05            votes from everywhere at a steady rate, some of them bad
   tally topics -b kafka:9092                     with real Kafka and Postgres: topics,
   tally seed --voters 1000000                    candidates and voters,
   tally run                                      the engine and the dashboard,
@@ -70,7 +71,7 @@ pub enum Command {
         #[command(flatten)]
         voting: Voting,
         /// Votes per second; 0: as fast as it goes
-        #[arg(long, default_value_t = 0.0, value_name = "VOTES/S")]
+        #[arg(long, default_value_t = 0.0, value_name = "VOTES/S", value_parser = rate)]
         rate: f64,
         /// Makes a run repeatable
         #[arg(long, default_value_t = 1)]
@@ -151,15 +152,24 @@ pub enum Command {
 /// Flags of `demo`.
 #[derive(Debug, Args)]
 pub struct Demo {
-    /// How many voters and candidates.
-    #[command(flatten)]
-    pub population: Population,
+    /// Registered voters
+    #[arg(long, default_value_t = 20_000)]
+    pub voters: u64,
+    /// Candidates
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub candidates: u32,
+    /// Makes a run repeatable: the same seed makes the same people and choices
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
     /// How they vote.
     #[command(flatten)]
     pub voting: Voting,
-    /// Votes per second; 0: as fast as it goes
-    #[arg(long, default_value_t = 25.0, value_name = "VOTES/S")]
-    pub rate: f64,
+    /// How long the night is, in which places count and declare one after another, as in 90s or 5m
+    #[arg(long, default_value = "5m", value_name = "TIME", value_parser = night)]
+    pub night: Duration,
+    /// Instead, votes from everywhere, so many a second; 0: as fast as it goes
+    #[arg(long, value_name = "VOTES/S", conflicts_with = "night", value_parser = rate)]
+    pub rate: Option<f64>,
     /// Directory of the .sql files [default: ./queries if it exists, else those built in]
     #[arg(long, value_name = "DIR")]
     pub queries: Option<PathBuf>,
@@ -177,8 +187,8 @@ pub struct Population {
     /// Candidates
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub candidates: u32,
-    /// Makes a run repeatable: the same seed makes the same people and choices
-    #[arg(long = "seed", default_value_t = 1, id = "population_seed")]
+    /// Makes a run repeatable: the same seed makes the same people
+    #[arg(long, default_value_t = 1)]
     pub seed: u64,
 }
 
@@ -242,9 +252,44 @@ fn share(text: &str) -> Result<f64, String> {
     }
 }
 
+fn rate(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(rate) if rate.is_finite() && rate >= 0.0 => Ok(rate),
+        _ => Err("votes a second, such as 500; 0: as fast as it goes".into()),
+    }
+}
+
+/// "90s", "5m", "2h".
+fn night(text: &str) -> Result<Duration, String> {
+    let (number, unit_s) = match text.trim_end_matches(['s', 'm', 'h']) {
+        number if text == format!("{number}s") => (number, 1),
+        number if text == format!("{number}m") => (number, 60),
+        number if text == format!("{number}h") => (number, 3600),
+        _ => ("", 0),
+    };
+    match number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit_s)) {
+        Some(seconds @ 1..=86_400) => Ok(Duration::from_secs(seconds)),
+        _ => Err("a time of up to a day, such as 90s, 5m or 2h".into()),
+    }
+}
+
 fn named_file(text: &str) -> Result<(String, PathBuf), String> {
     match text.split_once('=') {
         Some((name, file)) if !name.is_empty() && !file.is_empty() => Ok((name.into(), file.into())),
         _ => Err("NAME=FILE, such as candidates=candidates.csv".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_night_is_a_number_with_its_unit() {
+        let seconds = |text| night(text).map(|night| night.as_secs());
+        assert_eq!((seconds("90s"), seconds("5m"), seconds("2h")), (Ok(90), Ok(300), Ok(7200)));
+        for wrong in ["", "5", "m", "5ms", "-5m", "0s", "25h", "5 m", "99999999999999999999h"] {
+            assert!(night(wrong).is_err(), "{wrong}");
+        }
     }
 }

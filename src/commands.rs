@@ -12,7 +12,7 @@ use crate::cli::{Cli, Command, None as NoSettings, Population};
 use crate::clients;
 use crate::config::{Config, Flags};
 use crate::demo;
-use crate::election::{self, SeedOptions, VOTERS_TOPIC, VoteOptions};
+use crate::election::{self, Pace, SeedOptions, VOTERS_TOPIC, VoteOptions};
 use crate::engine::windows::{self, Sessions};
 use crate::error::{Error, Result};
 use crate::pipeline::Pipeline;
@@ -41,7 +41,7 @@ pub async fn run(cli: Cli, bars: &MultiProgress) -> Result<()> {
         Command::Vote { flags, voting, rate, seed, follow } => {
             let config = Config::load(file, &flags, &NoSettings {})?;
             let options = VoteOptions {
-                rate: (rate > 0.0).then_some(rate),
+                pace: if rate > 0.0 { Pace::PerSecond(rate) } else { Pace::Unlimited },
                 turnout: voting.turnout,
                 faulty: voting.faulty,
                 seed,

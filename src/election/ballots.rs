@@ -55,17 +55,15 @@ impl Vote {
     }
 }
 
-/// What the voter does: votes with probability `turnout`; `faulty` is the share of voters beside whose
-/// vote something goes wrong.
-pub fn choose(seed: u64, voter_id: &str, candidates: usize, turnout: f64, faulty: f64) -> Choice {
+/// What the voter does: votes with probability `turnout`, as the voter's place leans: `shares` are those of the
+/// candidates there; `faulty` is the share of voters beside whose vote something goes wrong.
+pub fn choose(seed: u64, voter_id: &str, shares: &[f64], turnout: f64, faulty: f64) -> Choice {
     let mut rng = rng(seed, voter_id);
     let votes = rng.random_bool(turnout);
-    // Candidate i weighs 1 / (i + 3): of three, 43, 32 and 26 of a hundred; no dead heat.
-    let weight = |i: usize| 1.0 / (i as f64 + 3.0);
-    let mut left = rng.random::<f64>() * (0..candidates).map(weight).sum::<f64>();
+    let mut left = rng.random::<f64>() * shares.iter().sum::<f64>();
     let mut candidate = 0;
-    while candidate + 1 < candidates && left >= weight(candidate) {
-        left -= weight(candidate);
+    while candidate + 1 < shares.len() && left >= shares[candidate] {
+        left -= shares[candidate];
         candidate += 1;
     }
     let goes_wrong = rng.random_bool(faulty);
@@ -110,11 +108,7 @@ impl Fault {
 }
 
 fn rng(seed: u64, voter_id: &str) -> StdRng {
-    // FNV-1a: the ids are random already, this only folds them into 64 bits.
-    let hash = voter_id.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
-    StdRng::seed_from_u64(seed ^ hash)
+    StdRng::seed_from_u64(seed ^ super::hash(voter_id))
 }
 
 #[cfg(test)]
@@ -122,15 +116,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn choices_repeat_and_follow_turnout_and_weights() {
-        let choices: Vec<_> = (0..20_000).map(|i| choose(3, &format!("voter-{i}"), 3, 0.7, 0.1)).collect();
-        assert_eq!(choices[17], choose(3, "voter-17", 3, 0.7, 0.1));
+    fn choices_repeat_and_follow_turnout_and_shares() {
+        let shares = [0.86, 0.64, 0.5];
+        let choose = |i| choose(3, &format!("voter-{i}"), &shares, 0.7, 0.1);
+        let choices: Vec<_> = (0..20_000).map(choose).collect();
+        assert_eq!(choices[17], choose(17));
         let share = |matches: &dyn Fn(&Choice) -> bool| {
             choices.iter().filter(|c| matches(c)).count() as f64 / 20_000.0
         };
         assert!((share(&|c| c.candidate.is_some()) - 0.7).abs() < 0.02);
-        assert!((share(&|c| c.candidate == Some(0)) - 0.7 * 0.426).abs() < 0.02);
-        assert!((share(&|c| c.candidate == Some(2)) - 0.7 * 0.255).abs() < 0.02);
+        assert!((share(&|c| c.candidate == Some(0)) - 0.7 * 0.43).abs() < 0.02);
+        assert!((share(&|c| c.candidate == Some(2)) - 0.7 * 0.25).abs() < 0.02);
         assert!((share(&|c| c.late || c.fault.is_some()) - 0.1).abs() < 0.01);
         for (fault, _) in FAULTS {
             assert!(choices.iter().any(|c| c.fault == Some(fault)), "{fault:?} never happens");

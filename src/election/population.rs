@@ -7,6 +7,8 @@ use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 use serde::Serialize;
 
+use super::places::PLACES;
+
 /// A candidate, a row of `candidates`.
 #[derive(Clone, Debug)]
 pub struct Candidate {
@@ -46,70 +48,6 @@ pub struct Address {
 }
 
 const AGE_MIN: u32 = 18;
-
-/// County, town, postcode area, and its share of the voters in thousands.
-const TOWNS: [(&str, &str, &str, u32); 60] = [
-    ("Greater London", "London", "SE", 300),
-    ("Greater London", "Croydon", "CR", 40),
-    ("Greater London", "Bromley", "BR", 33),
-    ("Greater London", "Harrow", "HA", 26),
-    ("Greater Manchester", "Manchester", "M", 55),
-    ("Greater Manchester", "Bolton", "BL", 29),
-    ("Greater Manchester", "Stockport", "SK", 29),
-    ("Greater Manchester", "Wigan", "WN", 33),
-    ("West Midlands", "Birmingham", "B", 114),
-    ("West Midlands", "Coventry", "CV", 35),
-    ("West Midlands", "Wolverhampton", "WV", 26),
-    ("West Midlands", "Dudley", "DY", 32),
-    ("West Yorkshire", "Leeds", "LS", 81),
-    ("West Yorkshire", "Bradford", "BD", 54),
-    ("West Yorkshire", "Huddersfield", "HD", 16),
-    ("West Yorkshire", "Halifax", "HX", 9),
-    ("South Yorkshire", "Sheffield", "S", 56),
-    ("South Yorkshire", "Doncaster", "DN", 31),
-    ("Merseyside", "Liverpool", "L", 49),
-    ("Merseyside", "Southport", "PR", 9),
-    ("Tyne and Wear", "Newcastle upon Tyne", "NE", 30),
-    ("Tyne and Wear", "Sunderland", "SR", 27),
-    ("Lancashire", "Preston", "PR", 15),
-    ("Lancashire", "Blackpool", "FY", 14),
-    ("Lancashire", "Lancaster", "LA", 14),
-    ("Kent", "Maidstone", "ME", 17),
-    ("Kent", "Canterbury", "CT", 16),
-    ("Kent", "Dartford", "DA", 11),
-    ("Essex", "Colchester", "CO", 19),
-    ("Essex", "Southend-on-Sea", "SS", 18),
-    ("Essex", "Chelmsford", "CM", 18),
-    ("Hampshire", "Southampton", "SO", 25),
-    ("Hampshire", "Portsmouth", "PO", 21),
-    ("Hampshire", "Basingstoke", "RG", 18),
-    ("Surrey", "Guildford", "GU", 15),
-    ("Surrey", "Woking", "GU", 10),
-    ("Surrey", "Reigate", "RH", 15),
-    ("Devon", "Plymouth", "PL", 26),
-    ("Devon", "Exeter", "EX", 13),
-    ("Devon", "Torquay", "TQ", 7),
-    ("Cornwall", "Truro", "TR", 3),
-    ("Cornwall", "Falmouth", "TR", 3),
-    ("Norfolk", "Norwich", "NR", 14),
-    ("Norfolk", "King's Lynn", "PE", 5),
-    ("Suffolk", "Ipswich", "IP", 14),
-    ("Cambridgeshire", "Cambridge", "CB", 15),
-    ("Cambridgeshire", "Peterborough", "PE", 22),
-    ("Oxfordshire", "Oxford", "OX", 16),
-    ("Oxfordshire", "Banbury", "OX", 5),
-    ("Nottinghamshire", "Nottingham", "NG", 32),
-    ("Nottinghamshire", "Mansfield", "NG", 11),
-    ("Leicestershire", "Leicester", "LE", 37),
-    ("Derbyshire", "Derby", "DE", 26),
-    ("Derbyshire", "Chesterfield", "S", 10),
-    ("South Glamorgan", "Cardiff", "CF", 36),
-    ("West Glamorgan", "Swansea", "SA", 24),
-    ("Midlothian", "Edinburgh", "EH", 53),
-    ("Lanarkshire", "Glasgow", "G", 64),
-    ("County Antrim", "Belfast", "BT", 35),
-    ("North Yorkshire", "York", "YO", 20),
-];
 
 const WOMEN: [&str; 40] = [
     "Olivia",
@@ -282,13 +220,13 @@ const CAUSES: [&str; 8] = [
 pub fn candidate(seed: u64, i: u32) -> Candidate {
     let mut rng = rng(seed, 1 << 63 | u64::from(i));
     let candidate_id = id(&mut rng);
-    let (candidate_name, _) = name(&mut rng);
+    let (candidate_name, gender) = name(&mut rng);
     let background = pick(&BACKGROUNDS, &mut rng);
     let first = rng.random_range(0..CAUSES.len());
     let second = (first + rng.random_range(1..CAUSES.len())) % CAUSES.len();
-    let town = pick(&TOWNS, &mut rng).1;
+    let town = pick(pick(&PLACES, &mut rng).towns, &mut rng).0;
     Candidate {
-        photo_url: format!("/portraits/candidate/{candidate_id}.svg"),
+        photo_url: format!("/portraits/candidate/{gender}-{candidate_id}.svg"),
         party_affiliation: match PARTIES.get(i as usize) {
             Some(party) => (*party).into(),
             None => format!("Independent {}", i as usize - PARTIES.len() + 1),
@@ -307,14 +245,7 @@ pub fn voter(seed: u64, i: u64) -> Voter {
     let (voter_name, gender) = name(&mut rng);
     // Younger adults are more; few are past ninety.
     let registered_age = AGE_MIN + rng.random_range(0..45) + rng.random_range(0..35);
-    let total: u32 = TOWNS.iter().map(|town| town.3).sum();
-    let mut left = rng.random_range(0..total);
-    let town = TOWNS.iter().find(|town| {
-        let here = left < town.3;
-        left = left.saturating_sub(town.3);
-        here
-    });
-    let (county, city, area, _) = town.copied().unwrap_or(TOWNS[0]);
+    let (county, (city, area)) = home(&mut rng);
     let letter = |rng: &mut StdRng| *pick(b"ABDEFGHJLNPQRSTUWXYZ", rng) as char;
     let postcode = format!(
         "{area}{} {}{}{}",
@@ -340,11 +271,24 @@ pub fn voter(seed: u64, i: u64) -> Voter {
         email: format!("{mailbox}{}@example.org", rng.random_range(1..1000)),
         phone_number: format!("01632 960{:03}", rng.random_range(0..1000)),
         cell_number: format!("07700 900{:03}", rng.random_range(0..1000)),
-        picture: format!("/portraits/voter/{voter_id}.svg"),
+        picture: format!("/portraits/voter/{gender}-{voter_id}.svg"),
         registered_age,
         voter_name,
         voter_id,
     }
+}
+
+/// County, town and postcode area of someone, by how many live there.
+fn home(rng: &mut StdRng) -> (&'static str, (&'static str, &'static str)) {
+    let towns = || PLACES.iter().flat_map(|place| place.towns.iter().map(|town| (place.name, *town)));
+    let mut left = rng.random_range(0..towns().map(|(_, town)| town.2).sum::<u32>());
+    let found = towns().find(|(_, town)| {
+        let here = left < town.2;
+        left = left.saturating_sub(town.2);
+        here
+    });
+    let (county, (city, area, _)) = found.expect("invariant: the number is below the sum");
+    (county, (city, area))
 }
 
 /// A generator that depends on both numbers.
@@ -397,7 +341,7 @@ mod tests {
             assert_eq!(closed.years_since(born), Some(person.registered_age), "{person:?}");
             assert!(person.registered_age >= AGE_MIN);
         }
-        assert!(people.iter().map(|p| p.address.state).collect::<HashSet<_>>().len() > 20);
+        assert_eq!(people.iter().map(|p| p.address.state).collect::<HashSet<_>>().len(), PLACES.len());
     }
 
     #[test]
@@ -405,5 +349,16 @@ mod tests {
         let parties: HashSet<_> = (0..100).map(|i| candidate(1, i).party_affiliation).collect();
         assert_eq!(parties.len(), 100);
         assert_eq!(candidate(1, 1).party_affiliation, "Savior Party");
+    }
+
+    #[test]
+    fn a_picture_tells_the_gender_of_the_name() {
+        for i in 0..50 {
+            let candidate = candidate(1, i);
+            let first = candidate.candidate_name.split(' ').next().unwrap();
+            let gender = if WOMEN.contains(&first) { "female" } else { "male" };
+            let prefix = format!("/portraits/candidate/{gender}-");
+            assert!(candidate.photo_url.starts_with(&prefix), "{candidate:?}");
+        }
     }
 }

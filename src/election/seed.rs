@@ -12,6 +12,7 @@ use indicatif::ProgressBar;
 use sqlx::PgPool;
 use tokio::sync::mpsc;
 
+use super::places::{Leanings, PLACES};
 use super::population::{self, Voter};
 use super::{MIGRATIONS, VOTERS_TOPIC};
 use crate::clients;
@@ -88,6 +89,7 @@ pub async fn seed(
     let begun = Instant::now();
     migrate(pool).await?;
     let before = begin(pool, options).await?;
+    store_places(pool, options).await?;
     progress.set_length(options.voters);
     progress.set_position(before.announced as u64);
 
@@ -183,6 +185,57 @@ async fn begin(pool: &PgPool, options: &SeedOptions) -> Result<Progress> {
         .map_err(failed)?;
     transaction.commit().await.map_err(failed)?;
     Ok(first)
+}
+
+/// Stores the places and how they voted at the election before, where they are not there yet. An earlier result is
+/// as large as a place, in thousands of votes.
+async fn store_places(pool: &PgPool, options: &SeedOptions) -> Result<()> {
+    let failed = |e| Error::postgres("storing the places", e);
+    let (mut names, mut codes, mut regions) = (vec![], vec![], vec![]);
+    let (mut columns, mut rows) = (vec![], vec![]);
+    let (mut of, mut parties, mut votes) = (vec![], vec![], vec![]);
+    let before = Leanings::before(options.seed, options.candidates as usize);
+    let mut candidates: Vec<_> =
+        (0..options.candidates).map(|i| population::candidate(options.seed, i).party_affiliation).collect();
+    candidates.sort();
+    for place in &PLACES {
+        names.push(place.name);
+        codes.push(place.code);
+        regions.push(place.region);
+        columns.push(place.tile.0);
+        rows.push(place.tile.1);
+        let shares = before.of(place.name);
+        let all: f64 = shares.iter().sum();
+        for (party, share) in candidates.iter().zip(shares) {
+            of.push(place.name);
+            parties.push(party.as_str());
+            votes.push((f64::from(place.voters()) * 1000.0 * share / all).round() as i64);
+        }
+    }
+    let mut transaction = pool.begin().await.map_err(failed)?;
+    sqlx::query(
+        "INSERT INTO places (place, code, region, tile_column, tile_row)
+         SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::int[], $5::int[]) ON CONFLICT DO NOTHING",
+    )
+    .bind(names)
+    .bind(codes)
+    .bind(regions)
+    .bind(columns)
+    .bind(rows)
+    .execute(&mut *transaction)
+    .await
+    .map_err(failed)?;
+    sqlx::query(
+        "INSERT INTO previous_results (place, party_affiliation, votes)
+         SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[]) ON CONFLICT DO NOTHING",
+    )
+    .bind(of)
+    .bind(parties)
+    .bind(votes)
+    .execute(&mut *transaction)
+    .await
+    .map_err(failed)?;
+    transaction.commit().await.map_err(failed)
 }
 
 /// Stores the voters that are not there yet, chunk by chunk, and hands each on to be announced.

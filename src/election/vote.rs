@@ -1,16 +1,21 @@
-//! Lets the voters who are announced on `voters_topic` vote, at a given rate.
+//! Lets the voters who are announced on `voters_topic` vote: at a given rate in the order in which they were
+//! announced, or as the script of a night has it. How many ballots each place will count is told beforehand, as it
+//! is known when the polls have closed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::time::{Duration, Instant};
 
 use chrono::{TimeDelta, Utc};
 use indicatif::ProgressBar;
+use serde::Deserialize;
 use sqlx::PgPool;
 
 use super::VOTERS_TOPIC;
 use super::ballots::{Fault, Vote, choose};
+use super::night;
 use super::outbox::Outbox;
+use super::places::Leanings;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::shutdown::Shutdown;
@@ -26,11 +31,22 @@ const LATE: TimeDelta = TimeDelta::hours(1);
 /// Any number; a second `tally vote` on the same database asks for the same.
 const LOCK: i64 = 0x7A11_707E;
 
+/// When the voters vote.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Pace {
+    /// As fast as it goes.
+    Unlimited,
+    /// So many a second.
+    PerSecond(f64),
+    /// Place by place, all in this time.
+    Night(Duration),
+}
+
 /// How the voters vote.
 #[derive(Clone, Debug)]
 pub struct VoteOptions {
-    /// Votes per second; `None` as fast as it goes.
-    pub rate: Option<f64>,
+    /// When they do.
+    pub pace: Pace,
     /// Share of the voters who vote, 0 to 1.
     pub turnout: f64,
     /// Share of bad messages besides, 0 to 1.
@@ -118,50 +134,49 @@ async fn vote_alone(
     progress: &ProgressBar,
     shutdown: &Shutdown,
 ) -> Result<VoteReport> {
-    let candidates: Vec<String> =
-        sqlx::query_scalar("SELECT candidate_id FROM candidates ORDER BY party_affiliation, candidate_id")
-            .fetch_all(pool)
-            .await
-            .map_err(|e| {
-                Error::postgres("reading the candidates", format!("{e}; `tally seed` makes them"))
-            })?;
-    if candidates.is_empty() {
-        return Err(Error::postgres("reading the candidates", "there are none; `tally seed` makes them"));
-    }
+    let candidates = candidates(pool).await?;
     let (outbox, recovered) = Outbox::open(config, pool).await?;
     let mut polls = Polls {
         outbox,
+        leanings: Leanings::new(options.seed, candidates.len()),
         candidates,
         options,
         progress,
         report: VoteReport { recovered, ..VoteReport::default() },
         begun: Instant::now(),
     };
-    let bounds = if options.follow { Bounds::Endless } else { Bounds::UntilNow };
-    let open = || KafkaSource::open(config, VOTERS_TOPIC, bounds, Start::EarliestAvailable);
-    let mut announced = tokio::task::block_in_place(open)?;
-    let at_once =
-        options.rate.map_or(VOTES_AT_ONCE, |rate| ((rate / STEPS_PER_S) as usize).clamp(1, VOTES_AT_ONCE));
-    let mut ended = false;
-    while !ended && !shutdown.is_cancelled() {
-        let polled = tokio::task::block_in_place(|| announced.poll(READ_ROWS, READ_WAIT));
-        ended = polled.state.ended;
-        let votes = polls.choose(&polled.batch);
-        for chunk in votes.chunks(at_once) {
-            if shutdown.is_cancelled() {
-                break;
-            }
-            polls.cast(chunk).await?;
-            polls.keep_pace(shutdown).await;
-        }
+    if !options.follow {
+        let expected = polls.verify(config, pool, shutdown).await?;
+        progress.set_length(expected);
+    }
+    polls.begun = Instant::now();
+    match options.pace {
+        Pace::Night(night) if !options.follow => polls.vote_through(config, night, shutdown).await?,
+        _ => polls.vote_in_turn(config, shutdown).await?,
     }
     Ok(polls.report)
+}
+
+/// Ids of the candidates, in an order that is the same in every run.
+async fn candidates(pool: &PgPool) -> Result<Vec<String>> {
+    let failed = |e| Error::postgres("reading the candidates", format!("{e}; `tally seed` makes them"));
+    let mut candidates: Vec<(String, String)> =
+        sqlx::query_as("SELECT party_affiliation, candidate_id FROM candidates")
+            .fetch_all(pool)
+            .await
+            .map_err(failed)?;
+    if candidates.is_empty() {
+        return Err(Error::postgres("reading the candidates", "there are none; `tally seed` makes them"));
+    }
+    candidates.sort();
+    Ok(candidates.into_iter().map(|(_, id)| id).collect())
 }
 
 /// The polling stations: what is needed to cast votes.
 struct Polls<'a> {
     outbox: Outbox,
     candidates: Vec<String>,
+    leanings: Leanings,
     options: &'a VoteOptions,
     progress: &'a ProgressBar,
     report: VoteReport,
@@ -171,30 +186,125 @@ struct Polls<'a> {
 /// A vote to be cast, and what goes wrong beside it.
 struct Intent {
     voter_id: String,
+    place: String,
     candidate: usize,
     late: bool,
     fault: Option<Fault>,
 }
 
+/// What is read of a voter's message.
+#[derive(Deserialize)]
+struct Announced {
+    address: Home,
+}
+
+#[derive(Deserialize)]
+struct Home {
+    state: String,
+}
+
 impl Polls<'_> {
-    fn choose(&mut self, batch: &RawBatch) -> Vec<Intent> {
+    /// Tells Postgres how many ballots each place will have counted when all have voted. Their number.
+    async fn verify(&self, config: &Config, pool: &PgPool, shutdown: &Shutdown) -> Result<u64> {
+        let failed = |e| Error::postgres("storing how many ballots each place expects", e);
+        // Those of an earlier run have voted, whatever they would do now.
+        let voted: Vec<String> =
+            sqlx::query_scalar("SELECT voter_id FROM votes").fetch_all(pool).await.map_err(failed)?;
+        let voted: HashSet<String> = voted.into_iter().collect();
+        let mut expected: BTreeMap<String, i64> = BTreeMap::new();
+        let mut to_vote = 0;
+        read_announced(config, Bounds::UntilNow, shutdown, async |batch| {
+            for message in (0..batch.len() as u32).map(|i| batch.get(i)) {
+                let Some((voter_id, place)) = announced(message.key, message.payload) else { continue };
+                let before = voted.contains(voter_id);
+                let votes = self.intent(voter_id, place.clone()).is_some();
+                to_vote += u64::from(votes && !before);
+                if votes || before {
+                    *expected.entry(place).or_default() += 1;
+                }
+            }
+            Ok(())
+        })
+        .await?;
+        let (places, ballots): (Vec<_>, Vec<_>) = expected.into_iter().unzip();
+        sqlx::query(
+            "UPDATE places SET ballots_expected = COALESCE(of.ballots, 0)
+             FROM places p LEFT JOIN unnest($1::text[], $2::bigint[]) AS of (place, ballots) USING (place)
+             WHERE places.place = p.place",
+        )
+        .bind(places)
+        .bind(ballots)
+        .execute(pool)
+        .await
+        .map_err(failed)?;
+        Ok(to_vote)
+    }
+
+    /// Lets everyone vote in the order in which they were announced.
+    async fn vote_in_turn(&mut self, config: &Config, shutdown: &Shutdown) -> Result<()> {
+        let bounds = if self.options.follow { Bounds::Endless } else { Bounds::UntilNow };
+        let at_once = match self.options.pace {
+            Pace::PerSecond(rate) => ((rate / STEPS_PER_S) as usize).clamp(1, VOTES_AT_ONCE),
+            Pace::Unlimited | Pace::Night(_) => VOTES_AT_ONCE,
+        };
+        read_announced(config, bounds, shutdown, async |batch| {
+            for chunk in self.intents(batch).chunks(at_once) {
+                if shutdown.is_cancelled() {
+                    break;
+                }
+                self.cast(chunk).await?;
+                if let Pace::PerSecond(rate) = self.options.pace {
+                    self.wait_until(Duration::from_secs_f64(self.report.cast as f64 / rate), shutdown).await;
+                }
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Lets everyone vote as the script of a night has it.
+    async fn vote_through(&mut self, config: &Config, night: Duration, shutdown: &Shutdown) -> Result<()> {
         let mut intents = Vec::new();
-        for message in (0..batch.len() as u32).map(|i| batch.get(i)) {
-            let Some(voter_id) = message.key.and_then(|key| std::str::from_utf8(key).ok()) else { continue };
-            self.report.voters += 1;
-            let options = self.options;
-            let choice =
-                choose(options.seed, voter_id, self.candidates.len(), options.turnout, options.faulty);
-            if let Some(candidate) = choice.candidate {
-                intents.push(Intent {
-                    voter_id: voter_id.into(),
-                    candidate,
-                    late: choice.late,
-                    fault: choice.fault,
-                });
+        read_announced(config, Bounds::UntilNow, shutdown, async |batch| {
+            intents.extend(self.intents(batch).into_iter().map(Some));
+            Ok(())
+        })
+        .await?;
+        let ballots: Vec<_> =
+            intents.iter().flatten().map(|intent| (intent.place.as_str(), intent.candidate)).collect();
+        let times = night::schedule(&ballots, night);
+        let step = Duration::from_secs_f64(1.0 / STEPS_PER_S);
+        for due in
+            times.chunk_by(|a, b| a.0.div_duration_f64(step) as u64 == b.0.div_duration_f64(step) as u64)
+        {
+            self.wait_until(due[due.len() - 1].0, shutdown).await;
+            if shutdown.is_cancelled() {
+                break;
+            }
+            let now: Vec<Intent> = due.iter().filter_map(|(_, ballot)| intents[*ballot].take()).collect();
+            for chunk in now.chunks(VOTES_AT_ONCE) {
+                self.cast(chunk).await?;
             }
         }
+        Ok(())
+    }
+
+    fn intents(&mut self, batch: &RawBatch) -> Vec<Intent> {
+        let mut intents = Vec::new();
+        for message in (0..batch.len() as u32).map(|i| batch.get(i)) {
+            let Some((voter_id, place)) = announced(message.key, message.payload) else { continue };
+            self.report.voters += 1;
+            intents.extend(self.intent(voter_id, place));
+        }
         intents
+    }
+
+    /// What a voter does; `None` stays at home.
+    fn intent(&self, voter_id: &str, place: String) -> Option<Intent> {
+        let VoteOptions { seed, turnout, faulty, .. } = *self.options;
+        let choice = choose(seed, voter_id, self.leanings.of(&place), turnout, faulty);
+        let candidate = choice.candidate?;
+        Some(Intent { voter_id: voter_id.into(), place, candidate, late: choice.late, fault: choice.fault })
     }
 
     async fn cast(&mut self, intents: &[Intent]) -> Result<()> {
@@ -222,13 +332,36 @@ impl Polls<'_> {
         Ok(())
     }
 
-    /// Waits until the next votes are due.
-    async fn keep_pace(&self, shutdown: &Shutdown) {
-        let Some(rate) = self.options.rate else { return };
-        let due = self.begun + Duration::from_secs_f64(self.report.cast as f64 / rate);
+    /// Waits until so much time has passed since voting began.
+    async fn wait_until(&self, due: Duration, shutdown: &Shutdown) {
         tokio::select! {
-            () = tokio::time::sleep_until(due.into()) => {}
+            () = tokio::time::sleep_until((self.begun + due).into()) => {}
             () = shutdown.cancelled() => {}
         }
     }
+}
+
+/// Reads the announced voters, until the last one or `shutdown`.
+async fn read_announced(
+    config: &Config,
+    bounds: Bounds,
+    shutdown: &Shutdown,
+    mut each: impl AsyncFnMut(&RawBatch) -> Result<()>,
+) -> Result<()> {
+    let open = || KafkaSource::open(config, VOTERS_TOPIC, bounds, Start::EarliestAvailable);
+    let mut announced = tokio::task::block_in_place(open)?;
+    let mut ended = false;
+    while !ended && !shutdown.is_cancelled() {
+        let polled = tokio::task::block_in_place(|| announced.poll(READ_ROWS, READ_WAIT));
+        ended = polled.state.ended;
+        each(&polled.batch).await?;
+    }
+    Ok(())
+}
+
+/// The id and the place of a voter's message; none where it is no voter's.
+fn announced<'a>(key: Option<&'a [u8]>, payload: Option<&[u8]>) -> Option<(&'a str, String)> {
+    let voter_id = std::str::from_utf8(key?).ok()?;
+    let place = payload.and_then(|voter| serde_json::from_slice::<Announced>(voter).ok());
+    Some((voter_id, place.map(|voter| voter.address.state).unwrap_or_default()))
 }

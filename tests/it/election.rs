@@ -8,7 +8,7 @@ use rdkafka::producer::{FutureProducer, FutureRecord};
 use serde_json::{Value, json};
 use sqlx::{PgPool, Row};
 use tally::config::Config;
-use tally::election::{self, SeedOptions, VOTES_TOPIC, VoteOptions};
+use tally::election::{self, Pace, SeedOptions, VOTES_TOPIC, VoteOptions};
 use tally::pipeline::Pipeline;
 use tally::serve;
 use tally::shutdown::Shutdown;
@@ -83,7 +83,7 @@ pub async fn is_counted_exactly(config: &Config) {
     assert_eq!((again.stored, again.announced), (0, 0), "a second run has nothing to do");
 
     let mut running = Running::start(config).await;
-    let voting = VoteOptions { rate: None, turnout: 0.7, faulty: 0.1, seed: 7, follow: false };
+    let voting = VoteOptions { pace: Pace::Unlimited, turnout: 0.7, faulty: 0.1, seed: 7, follow: false };
     let report = election::vote(config, &pool, &voting, &bar, &never).await.unwrap();
     assert!(report.faults.len() == 6 && report.late > 0, "{report}");
     let again = election::vote(config, &pool, &voting, &bar, &never).await.unwrap();

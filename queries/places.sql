@@ -1,0 +1,28 @@
+-- What the views about places are made of. Each is part of the views that read it.
+
+-- Voters registered in each place.
+CREATE VIEW registered_by_place AS
+SELECT address_state AS place, COUNT(*) AS registered FROM voters GROUP BY address_state;
+
+-- Votes of each candidate in each place, and the time of the newest.
+CREATE VIEW votes_by_place AS
+SELECT v.address_state AS place, b.candidate_id, COUNT(*) AS votes, MAX(b.voting_time) AS newest
+FROM votes b JOIN voters v ON v.voter_id = b.voter_id
+GROUP BY v.address_state, b.candidate_id;
+
+-- How far each place has come. It declares when all its ballots are counted; a place with fewer than 10 does not,
+-- for its result would tell too much.
+CREATE VIEW count_by_place AS
+SELECT p.place, p.code, p.region, p.tile_column, p.tile_row, r.registered, p.ballots_expected,
+       COALESCE(t.counted, 0) AS counted, t.newest,
+       COALESCE(p.ballots_expected >= 10 AND t.counted >= p.ballots_expected, FALSE) AS declared
+FROM places p
+JOIN registered_by_place r ON r.place = p.place
+LEFT JOIN (SELECT place, SUM(votes) AS counted, MAX(newest) AS newest FROM votes_by_place GROUP BY place) t
+  ON t.place = p.place
+WHERE p.ballots_expected IS NULL OR p.ballots_expected > 0;
+
+-- What the election before was like, as a whole.
+CREATE VIEW previous_shares AS
+SELECT party_affiliation, 100.0 * SUM(votes) / NULLIF((SELECT SUM(votes) FROM previous_results), 0) AS share_pct
+FROM previous_results GROUP BY party_affiliation;
