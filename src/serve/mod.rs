@@ -3,6 +3,7 @@
 
 mod assets;
 mod auth;
+mod embed;
 mod json;
 mod problem;
 mod router;

@@ -19,7 +19,7 @@ use super::auth::Token;
 use super::problem::Problem;
 use super::sql::Sql;
 use super::views::Views;
-use super::{App, assets, sql, status, views};
+use super::{App, assets, embed, sql, status, views};
 
 /// Longest request body.
 const BODY_BYTES_MAX: usize = 64 << 10;
@@ -70,7 +70,8 @@ pub fn router(app: App) -> Result<Router> {
         .layer(header(CONTENT_SECURITY_POLICY, CSP))
         .layer(header(X_CONTENT_TYPE_OPTIONS, "nosniff"))
         .layer(header(REFERRER_POLICY, "no-referrer"))
-        .layer(header(X_FRAME_OPTIONS, "DENY")))
+        .layer(header(X_FRAME_OPTIONS, "DENY"))
+        .layer(axum::middleware::from_fn(embed::allow)))
 }
 
 /// axum adds the `Allow` header.

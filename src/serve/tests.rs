@@ -306,10 +306,24 @@ async fn ready_when_history_is_counted() {
 #[tokio::test]
 async fn the_dashboard_is_built_in() {
     let server = serve(|_| {}).await;
-    for (path, kind) in [("/", "text/html"), ("/js/main.js", "text/javascript"), ("/style.css", "text/css")] {
+    for (path, kind) in
+        [("/", "text/html"), ("/js/main.js", "text/javascript"), ("/css/base.css", "text/css")]
+    {
         let answer = server.client.get(format!("{}{path}", server.url)).send().await.unwrap();
         assert_eq!(answer.status(), 200, "{path}");
         assert!(answer.headers()["content-type"].to_str().unwrap().starts_with(kind), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn only_the_embedded_result_may_be_framed() {
+    let server = serve(|_| {}).await;
+    for (path, framed) in [("/embed.html", true), ("/", false), ("/console.html", false)] {
+        let headers = server.get(path).send().await.unwrap().headers().clone();
+        let policy = headers["content-security-policy"].to_str().unwrap();
+        assert_eq!(policy.contains("frame-ancestors 'none'"), !framed, "{path}: {policy}");
+        assert_eq!(headers.contains_key("x-frame-options"), !framed, "{path}");
+        assert!(policy.contains("default-src 'self'"), "{path}: {policy}");
     }
 }
 

@@ -24,6 +24,14 @@ const as = (format, unit = "") => (value) => {
   return parsed === null ? NONE : format.format(parsed) + unit;
 };
 
+/** "+2.3", "−1.0", "0.0". */
+export function signed(value) {
+  const parsed = number(value);
+  if (parsed === null) return NONE;
+  const text = one.format(Math.abs(parsed));
+  return text === one.format(0) ? text : `${parsed > 0 ? "+" : "−"}${text}`;
+}
+
 export const count = as(whole);
 export const decimal = as(upToTwo);
 export const compact = as(short);

@@ -1,7 +1,7 @@
-// The integrity panel: whether every message is accounted for, what was rejected and why, and how far the count is.
+// The integrity panel: whether every message is accounted for, and what was rejected and why.
 
-import { byId, complaint, make, say } from "./dom.js";
-import { clockTime, count, decimal, duration, instant, name, number, plural } from "./format.js";
+import { byId, make, say } from "./dom.js";
+import { count, duration, name, number, plural } from "./format.js";
 
 /** What a rule's name means to a reader; the name itself is shown too. */
 const REASONS = [
@@ -16,20 +16,15 @@ const REASONS = [
   [/^late/, "Came too late"],
 ];
 
-export function renderIntegrity(answer) {
+/** `status` is what /api/status says, or null. */
+export function renderIntegrity(status) {
   const panel = byId("integrity");
-  const problem = complaint(answer) ?? (answer.data.sources?.length ? null : "Nothing is being read.");
+  const problem = !status ? "Waiting for data…" : status.sources?.length ? null : "Nothing is being read.";
   say(panel, problem);
   if (problem) return;
-  const { sources, batches, reference_tables: tables = [], ready, uptime_s: uptime } = answer.data;
-  const parts = sources.map((source) => sourcePart(source, sources.length > 1));
-  const engine = make("dl", "facts");
-  addFact(engine, "Batch time, mean", `${decimal(batches?.mean_ms)} ms`);
-  addFact(engine, "Running for", duration(uptime));
-  const notes = tables.filter((table) => table.error)
+  const notes = (status.reference_tables ?? []).filter((table) => table.error)
     .map((table) => make("p", "warning", `Register “${table.name}” could not be read again; the count goes on with the one of ${duration(table.age_s)} ago.`));
-  if (!ready) notes.unshift(make("p", "warning", "Still catching up: what had come in before the start is being counted."));
-  panel.querySelector(".content").replaceChildren(...notes, ...parts, engine);
+  panel.querySelector(".content").replaceChildren(...notes, ...status.sources.map((source) => sourcePart(source, status.sources.length > 1)));
 }
 
 function sourcePart(source, titled) {
@@ -39,11 +34,6 @@ function sourcePart(source, titled) {
     part.append(make("p", "warning", `${plural(source.lost_messages, "message")} had gone from the topic before they could be read: this is not the whole count.`));
   }
   part.append(equation(source), ...rejections(source.rejected_by_reason ?? {}, source.rejected));
-  const facts = make("dl", "facts");
-  addFact(facts, "Waiting to be read", plural(source.lag, "message"));
-  addFact(facts, "Rate", `${decimal(source.rate_per_s)} a second`);
-  addFact(facts, "Watermark", clockTime(instant(source.watermark)));
-  part.append(facts);
   return part;
 }
 

@@ -1,108 +1,183 @@
-// Starts the page: which views are wanted, which panel shows which, and the reader's settings.
+// Starts the public page: which views it reads, which panel shows which, and what the address asks for: a place's page,
+// or the page for a screen on a wall. A project without the election's views gets a plain page of its views.
 
-import { renderAlerts } from "./alerts.js";
-import { learnCandidates, onThemeChange } from "./colours.js";
-import { byId, setText } from "./dom.js";
-import { Feed, viewUrl } from "./feed.js";
+import { json } from "./api.js";
+import { onThemeChange } from "./colours.js";
+import { byId, make, say, setText } from "./dom.js";
+import { number } from "./format.js";
+import { connectShare, renderHeadline, soundBite } from "./headline.js";
 import { Health } from "./health.js";
 import { renderIntegrity } from "./integrity.js";
-import { PLACES, Places } from "./places.js";
-import { Candidates, Parties, renderSummary } from "./result.js";
-import { Timeline, TurnoutBars } from "./turnout.js";
+import { Live } from "./live.js";
+import { Place } from "./place.js";
+import { Places } from "./places.js";
+import { fromStandings, Ranking } from "./ranking.js";
+import { Ticker } from "./ticker.js";
+import { Tiles } from "./tiles.js";
+import { Timeline } from "./timeline.js";
+import { renderTurnout } from "./turnout.js";
 
-const INTERVAL_S = { min: 1, max: 60, initial: 2 };
-const INTERVAL_KEY = "tally.interval_s";
-/** More rows than a chart can show. */
-const ROWS_MAX = 1000;
+const VIEWS = ["election_summary", "election_call", "standings", "place_overview", "place_results", "share_over_time",
+  "election_events", "turnout_by_age", "turnout_by_gender"];
+/** Wait before the list of views is asked for again, while there is no answer or none is ready. */
+const RETRY_MS = 1_000;
+const TITLE = "Election night – Tally";
 
-const candidates = new Candidates();
-const parties = new Parties();
-const timeline = new Timeline();
-const ages = new TurnoutBars("ages", "age_band", "Turnout by age");
-const genders = new TurnoutBars("genders", "gender", "Turnout by gender");
+const html = document.documentElement;
+if (new URLSearchParams(location.search).has("kiosk")) html.dataset.kiosk = "";
 
-/** The newest answer of each watched name. */
-const answers = new Map();
-
-/** Each panel with the names that it reads. Candidates give the colours, so others read them too. */
-const panels = [
-  [["votes_per_candidate"], (a) => learnCandidates(a?.data?.rows ?? [])],
-  [["election_summary", "votes_per_candidate"], renderSummary],
-  [["votes_per_candidate"], (a) => candidates.render(a)],
-  [["votes_by_party", "votes_per_candidate"], (a, b) => parties.render(a, b)],
-  [["votes_over_time", "status"], (a, b) => timeline.render(a, b)],
-  [["turnout_by_age"], (a) => ages.render(a)],
-  [["turnout_by_gender"], (a) => genders.render(a)],
-  [[PLACES], (a) => places.render(a)],
-  [["status"], renderIntegrity],
-  [["status"], renderAlerts],
-  [["status"], (a) => health.onPaused((a?.data?.paused ?? []).length > 0)],
-];
-
-function render(isWanted) {
-  for (const [names, show] of panels) {
-    if (names.some(isWanted)) show(...names.map((name) => answers.get(name)));
-  }
+/** The address of a place's page, or of the whole with null. */
+function href(place) {
+  const url = new URL(location.href);
+  for (const key of [...url.searchParams.keys()]) if (key !== "kiosk") url.searchParams.delete(key);
+  if (place !== null) url.searchParams.set("place", place);
+  url.hash = "";
+  return url.pathname + url.search;
 }
 
-const intervalS = readInterval();
-const health = new Health(intervalS * 1000);
-const feed = new Feed({
-  intervalMs: intervalS * 1000,
-  onAnswers(changes) {
-    for (const [name, answer] of changes) answers.set(name, answer);
-    const epochs = [...answers.values()].map((answer) => answer.data?.epoch).filter(Number.isFinite);
-    if (epochs.length > 0) health.onEpoch(Math.max(...epochs));
-    render((name) => changes.has(name));
-  },
-  onRound: (round) => health.onRound(round),
-});
+start();
 
-const newestFirst = { sort: "minute", order: "desc", limit: ROWS_MAX };
-feed.watch("status", "/api/status");
-for (const name of ["election_summary", "votes_per_candidate", "votes_by_party", "turnout_by_age", "turnout_by_gender"]) {
-  feed.watch(name, viewUrl(name, { limit: ROWS_MAX }));
-}
-feed.watch("votes_over_time", viewUrl("votes_over_time", newestFirst));
-const places = new Places(feed);
-
-render(() => true);
-onThemeChange(() => render((name) => name === "votes_per_candidate"));
-connectSettings();
-feed.refresh();
-
-function readInterval() {
-  let stored = null;
-  try {
-    stored = localStorage.getItem(INTERVAL_KEY);
-  } catch {
-    // Storage may be forbidden: the setting is then not remembered.
-  }
-  const seconds = Math.round(Number(stored ?? INTERVAL_S.initial));
-  return seconds >= INTERVAL_S.min && seconds <= INTERVAL_S.max ? seconds : INTERVAL_S.initial;
-}
-
-function connectSettings() {
-  const slider = byId("interval");
-  const show = () => {
-    setText(byId("interval-text"), `${slider.value} s`);
-    slider.setAttribute("aria-valuetext", `${slider.value} seconds`);
-  };
-  slider.value = intervalS;
-  show();
-  slider.addEventListener("input", () => {
-    show();
-    const ms = Number(slider.value) * 1000;
-    health.setInterval(ms);
-    feed.setInterval(ms);
+async function start() {
+  let views = null;
+  while (views === null) {
     try {
-      localStorage.setItem(INTERVAL_KEY, slider.value);
+      const list = await json("/api/views");
+      if (list.views.length > 0) views = list;
     } catch {
-      // As above.
+      setText(byId("health-text"), "No connection. Trying again…");
+      byId("health").dataset.state = "lost";
     }
-  });
-  byId("refresh").addEventListener("submit", (event) => {
+    if (views === null) await new Promise((done) => setTimeout(done, RETRY_MS));
+  }
+  const wanted = views.views.filter((view) => VIEWS.includes(view.name) && view.access !== "operator");
+  if (wanted.some((view) => view.name === "election_call")) new Night({ ...views, views: wanted });
+  else (await import("./project.js")).showProject();
+}
+
+/** The page of an election. */
+class Night {
+  #live;
+  #health;
+  #status = null;
+  #ranking = new Ranking(byId("ranking"));
+  #tiles = new Tiles(href);
+  #ticker = new Ticker(href);
+  #timeline = new Timeline();
+  #places = new Places(href);
+  #place = new Place(href);
+  #bite = "";
+
+  constructor(views) {
+    this.#health = new Health((status) => {
+      this.#status = status;
+      renderIntegrity(status);
+      this.#renderTimeline();
+    });
+    this.#live = new Live(views, {
+      onRelease: (release) => this.#released(release),
+      onState: (state) => this.#health.onState(state),
+    });
+    this.#live.start();
+    onThemeChange(() => this.#render(() => true));
+    connectShare(byId("share"), () => this.#bite);
+    document.addEventListener("click", (event) => this.#follow(event));
+    window.addEventListener("popstate", () => this.#routed());
+    byId("find").addEventListener("submit", (event) => this.#find(event));
+    byId("find-place").addEventListener("change", (event) => this.#find(event));
+    this.#routed();
+  }
+
+  #row = (name) => this.#live.rows(name)[0];
+
+  #released({ changed, release, at }) {
+    if (release !== undefined) html.dataset.release = release;
+    this.#render((...names) => names.some((name) => changed.has(name)));
+    const summary = this.#row("election_summary");
+    this.#health.onRelease({ at, votes: number(summary?.votes_cast), final: this.#row("election_call")?.call === "final" });
+  }
+
+  /** Shows what reads a view of which `isNew` says so. */
+  #render(isNew) {
+    const rows = (name) => this.#live.rows(name);
+    const candidates = fromStandings(rows("standings"));
+    if (isNew("election_summary", "election_call")) renderHeadline(this.#row("election_summary"), this.#row("election_call"));
+    if (isNew("standings")) {
+      say(byId("result"), candidates.length === 0 ? "There are no candidates." : null);
+      this.#ranking.render(candidates);
+      setText(byId("result-note"), candidates.some((c) => number(c.change) !== null) ? "Change in points on the election before" : "");
+    }
+    if (isNew("place_overview", "standings")) {
+      this.#tiles.render(rows("place_overview"));
+      this.#places.render(rows("place_overview"));
+      names(rows("place_overview"));
+    }
+    if (isNew("election_events", "standings")) this.#ticker.render(rows("election_events"), new Map(candidates.map((c) => [c.id, c.party])));
+    if (isNew("share_over_time", "standings")) this.#renderTimeline();
+    if (isNew("turnout_by_age", "turnout_by_gender")) renderTurnout(rows("turnout_by_age"), rows("turnout_by_gender"));
+    this.#renderPlace();
+  }
+
+  #renderTimeline() {
+    const late = (this.#status?.sources ?? []).reduce((sum, source) => sum + (source.late_by_view?.share_over_time ?? 0), 0);
+    this.#timeline.render(this.#live.rows("share_over_time"), fromStandings(this.#live.rows("standings")), late);
+  }
+
+  #renderPlace() {
+    const name = new URLSearchParams(location.search).get("place");
+    const bite = soundBite(this.#row("election_summary"), this.#row("election_call"));
+    const rows = (view) => this.#live.rows(view);
+    this.#bite = (name && this.#place.render(name, rows("place_overview"), rows("place_results"), rows("standings"))) || bite;
+    const title = name ? `${name} – ${TITLE}` : TITLE;
+    if (document.title !== title) document.title = title;
+  }
+
+  #follow(event) {
+    const link = event.target.closest?.("a[data-route]");
+    if (!link || event.button !== 0 || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
     event.preventDefault();
-    feed.refresh();
-  });
+    this.#go(link.getAttribute("href"));
+  }
+
+  #go(address) {
+    const from = { scroll: window.scrollY };
+    history.replaceState(from, "");
+    history.pushState({ scroll: 0 }, "", address);
+    this.#routed();
+  }
+
+  #routed() {
+    const place = new URLSearchParams(location.search).get("place");
+    byId("home").hidden = place !== null;
+    byId("headline").hidden = place !== null && !("kiosk" in html.dataset);
+    byId("place").hidden = place === null;
+    this.#renderPlace();
+    // A reader with a keyboard or a screen reader goes on where the page has changed.
+    if (place !== null) byId("place").querySelector(".place-title")?.focus({ preventScroll: true });
+    if (!location.hash) window.scrollTo(0, history.state?.scroll ?? 0);
+  }
+
+  #find(event) {
+    event.preventDefault();
+    const field = byId("find-place");
+    const wanted = field.value.trim().toLowerCase();
+    if (!wanted) return;
+    const places = this.#live.rows("place_overview").map((row) => row.place);
+    const found = places.find((place) => place.toLowerCase() === wanted)
+      ?? (event.type === "submit" ? places.find((place) => place.toLowerCase().startsWith(wanted)) ?? places.find((place) => place.toLowerCase().includes(wanted)) : null);
+    field.setCustomValidity(found || event.type !== "submit" ? "" : "There is no such place.");
+    if (!found) return field.reportValidity();
+    field.value = "";
+    this.#go(href(found));
+  }
+}
+
+/** The names that the search field offers. */
+function names(places) {
+  const list = byId("place-names");
+  if (list.children.length === places.length) return;
+  list.replaceChildren(...places.map((row) => {
+    const option = make("option");
+    option.value = row.place;
+    return option;
+  }));
 }

@@ -1,90 +1,117 @@
-// The table of turnout by place. The server sorts and cuts it into pages; this keeps what is wanted and shows it.
+// The table of all places: sorted, filtered and cut into pages here; what is wanted stands in the address, so that a
+// link shows the same.
 
-import { byId, complaint, make, resize, say, setMeter, setText } from "./dom.js";
-import { count, decimal, name, number, percentExact } from "./format.js";
-import { viewUrl } from "./feed.js";
+import { partyColour } from "./colours.js";
+import { byId, make, resize, say, setText } from "./dom.js";
+import { count, instant, minuteTime, name, number, percent, signed } from "./format.js";
 
-export const PLACES = "places";
-
-/** Headings of the columns we know; an edited view may have others. */
-const HEADINGS = { state: "County", city: "City", count: "Voted", registered: "Registered", turnout_pct: "Turnout" };
-const NUMERIC = /^(u?int|float|decimal|double|bigint|smallint|real|numeric)/i;
+const STATES = { declared: "Declared", counting: "Counting", waiting: "Waiting" };
+const RANKS = { declared: 2, counting: 1, waiting: 0 };
+/** Column → heading, what it sorts by, and its text. */
+const COLUMNS = [
+  { id: "place", title: "Place", by: (row) => row.place, text: (row) => row.place },
+  { id: "state", title: "Declared", by: (row) => RANKS[row.state] * 1e13 + (instant(row.declared_at) ?? row.counted_pct), numeric: true,
+    text: (row) => (row.state === "declared" ? minuteTime(instant(row.declared_at)) : STATES[row.state] ?? "") },
+  { id: "winner", title: "Winner", by: (row) => row.winner_name ?? "\uffff", text: (row) => name(row.winner_name, row.state === "declared" ? "Level" : "–") },
+  { id: "share", title: "Share", by: (row) => number(row.winner_pct) ?? -1, numeric: true, text: (row) => percent(row.winner_pct) },
+  { id: "margin", title: "Ahead by", by: (row) => number(row.margin_points) ?? -1, numeric: true, second: true,
+    text: (row) => (number(row.margin_points) === null ? "–" : `${signed(row.margin_points).slice(1)} points`) },
+  { id: "turnout", title: "Turnout", by: (row) => number(row.turnout_pct) ?? -1, numeric: true, second: true, text: (row) => percent(row.turnout_pct) },
+];
+const DEFAULTS = { sort: "state", order: "desc", page: 1, rows: 10, filter: "" };
 
 export class Places {
-  #feed;
   #panel = byId("places");
-  #wanted = { view: "turnout_by_location", sort: "count", order: "desc", size: 10, page: 1 };
-  #pages = 1;
+  #rows = [];
+  #wanted = { ...DEFAULTS };
+  #href;
 
-  constructor(feed) {
-    this.#feed = feed;
-    for (const choice of this.#panel.querySelectorAll("input[name=place]")) {
-      if (choice.checked) this.#wanted.view = choice.value;
-      choice.addEventListener("change", () => this.#want({ view: choice.value, sort: "count", order: "desc", page: 1 }));
-    }
-    const size = byId("places-size");
-    this.#wanted.size = Number(size.value);
-    size.addEventListener("change", () => this.#want({ size: Number(size.value), page: 1 }));
-    byId("places-prev").addEventListener("click", () => this.#want({ page: this.#wanted.page - 1 }));
-    byId("places-next").addEventListener("click", () => this.#want({ page: this.#wanted.page + 1 }));
-    byId("places-page").addEventListener("change", (event) => this.#want({ page: Math.round(Number(event.target.value)) || 1 }));
+  constructor(href) {
+    this.#href = href;
+    this.#read();
+    const on = (id, event, act) => byId(id).addEventListener(event, act);
+    on("places-size", "change", (event) => this.#want({ rows: Number(event.target.value), page: 1 }));
+    on("places-prev", "click", () => this.#want({ page: this.#wanted.page - 1 }));
+    on("places-next", "click", () => this.#want({ page: this.#wanted.page + 1 }));
+    on("places-page", "change", (event) => this.#want({ page: Math.round(Number(event.target.value)) || 1 }));
+    on("places-filter", "input", (event) => this.#want({ filter: event.target.value, page: 1 }));
     this.#panel.querySelector(".pager").addEventListener("submit", (event) => event.preventDefault());
-    this.#watch();
+    resize(this.#panel.querySelector("thead tr"), COLUMNS.length, () => this.#headCell());
   }
 
-  #watch() {
-    const { view, sort, order, size, page } = this.#wanted;
-    this.#feed.watch(PLACES, viewUrl(view, { sort, order, limit: size, offset: (page - 1) * size }));
+  render(rows) {
+    this.#rows = rows;
+    this.#show();
+  }
+
+  #read() {
+    const params = new URLSearchParams(location.search);
+    const { rows, page, sort, order, filter } = Object.fromEntries(params);
+    if (COLUMNS.some((column) => column.id === sort)) this.#wanted.sort = sort;
+    if (order === "asc" || order === "desc") this.#wanted.order = order;
+    if (["10", "25", "50", "100"].includes(rows)) this.#wanted.rows = Number(rows);
+    if (Number(page) >= 1) this.#wanted.page = Math.round(Number(page));
+    if (filter) this.#wanted.filter = filter;
+    byId("places-size").value = String(this.#wanted.rows);
+    byId("places-filter").value = this.#wanted.filter;
   }
 
   #want(change) {
     Object.assign(this.#wanted, change);
-    this.#wanted.page = Math.min(Math.max(1, this.#wanted.page), Math.max(this.#pages, 1));
-    this.#watch();
-    this.#feed.refresh();
-  }
-
-  render(answer) {
-    if (answer?.problem?.status === 400 && this.#wanted.sort !== null) {
-      this.#want({ sort: null, order: null, page: 1 }); // an edited view may lack the column
-      return;
+    this.#show();
+    const url = new URL(location.href);
+    for (const [key, value] of Object.entries(this.#wanted)) {
+      if (value === DEFAULTS[key]) url.searchParams.delete(key);
+      else url.searchParams.set(key, value);
     }
-    const problem = complaint(answer);
-    say(this.#panel, problem ?? (answer.data.total_rows === 0 ? "No voters are registered." : null));
-    if (problem) return;
-    const { columns, rows, total_rows: total } = answer.data;
-    this.#pages = Math.max(1, Math.ceil(total / this.#wanted.size));
-    this.#showPager();
-    if (this.#wanted.page > this.#pages) {
-      this.#want({ page: this.#pages }); // the view has shrunk
-      return;
-    }
-    this.#showHead(columns);
-    this.#showRows(columns, rows);
+    history.replaceState(history.state, "", url);
   }
 
-  #showPager() {
-    const { page } = this.#wanted;
-    const field = byId("places-page");
-    field.max = this.#pages;
-    if (document.activeElement !== field || Number(field.value) > this.#pages) field.value = page;
-    setText(byId("places-pages"), count(this.#pages));
-    byId("places-prev").disabled = page <= 1;
-    byId("places-next").disabled = page >= this.#pages;
+  #show() {
+    const wanted = this.#wanted;
+    const filter = wanted.filter.trim().toLowerCase();
+    const fits = (row) => [row.place, row.region, row.winner_name, row.winner_party].some((text) => String(text ?? "").toLowerCase().includes(filter));
+    const column = COLUMNS.find(({ id }) => id === wanted.sort);
+    const sign = wanted.order === "asc" ? 1 : -1;
+    const found = this.#rows.filter(fits).sort((a, b) => sign * compare(column.by(a), column.by(b)) || a.place.localeCompare(b.place));
+    const pages = Math.max(1, Math.ceil(found.length / wanted.rows));
+    wanted.page = Math.min(Math.max(1, wanted.page), pages);
+    const none = this.#rows.length === 0 ? "It is not known where votes come from." : `No place fits “${wanted.filter}”.`;
+    say(this.#panel, found.length === 0 ? none : null);
+    this.#head();
+    this.#pager(pages);
+    const first = (wanted.page - 1) * wanted.rows;
+    const lines = resize(this.#panel.querySelector("tbody"), Math.min(wanted.rows, found.length - first), newLine);
+    lines.forEach((line, i) => this.#fill(line, found[first + i]));
   }
 
-  #showHead(columns) {
-    const cells = resize(this.#panel.querySelector("thead tr"), columns.length, () => this.#headCell());
-    columns.forEach((column, i) => {
-      const cell = cells[i];
-      const button = cell.firstElementChild;
-      const sorted = this.#wanted.sort === column.name;
-      cell.className = classOf(column, i);
-      if (sorted) cell.setAttribute("aria-sort", this.#wanted.order === "asc" ? "ascending" : "descending");
+  #fill(line, row) {
+    COLUMNS.forEach((column, i) => {
+      const cell = line.children[i];
+      const text = column.text(row);
+      if (column.id === "place") {
+        const link = cell.firstElementChild;
+        link.href = this.#href(row.place);
+        setText(link, text);
+      } else if (column.id === "winner") {
+        const [swatch, words] = cell.children;
+        swatch.hidden = !row.winner_party;
+        swatch.style.backgroundColor = row.winner_party ? partyColour(row.winner_party) : "";
+        setText(words, text);
+      } else {
+        setText(cell, text);
+      }
+    });
+  }
+
+  #head() {
+    [...this.#panel.querySelectorAll("thead th")].forEach((cell, i) => {
+      const { id, title } = COLUMNS[i];
+      if (id === this.#wanted.sort) cell.setAttribute("aria-sort", this.#wanted.order === "asc" ? "ascending" : "descending");
       else cell.removeAttribute("aria-sort");
-      button.dataset.column = column.name;
-      button.dataset.numeric = isNumeric(column);
-      setText(button.firstElementChild, HEADINGS[column.name] ?? pretty(column.name));
+      setText(cell.firstElementChild.firstElementChild, title);
+      cell.firstElementChild.dataset.column = id;
+      cell.className = classOf(COLUMNS[i]);
     });
   }
 
@@ -96,51 +123,44 @@ export class Places {
     const arrow = make("span", "arrow");
     arrow.setAttribute("aria-hidden", "true");
     button.append(make("span"), arrow);
-    button.addEventListener("click", () => this.#sortBy(button.dataset));
+    button.addEventListener("click", () => this.#sortBy(COLUMNS.find(({ id }) => id === button.dataset.column)));
     cell.append(button);
     return cell;
   }
 
   /** The first click gives the most useful order: most first for numbers, A first for names. */
-  #sortBy({ column, numeric }) {
-    const first = numeric === "true" ? "desc" : "asc";
+  #sortBy({ id, numeric }) {
+    const first = numeric ? "desc" : "asc";
     const other = first === "asc" ? "desc" : "asc";
-    const order = this.#wanted.sort === column && this.#wanted.order === first ? other : first;
-    this.#want({ sort: column, order, page: 1 });
+    this.#want({ sort: id, order: this.#wanted.sort === id && this.#wanted.order === first ? other : first, page: 1 });
   }
 
-  #showRows(columns, rows) {
-    const body = this.#panel.querySelector("tbody");
-    resize(body, rows.length, () => make("tr")).forEach((line, r) => {
-      if (line.children.length !== columns.length) line.replaceChildren(...columns.map((_, i) => bodyCell(i)));
-      columns.forEach((column, i) => fillCell(line.children[i], column, i, rows[r][column.name]));
-      const others = columns.filter((column, i) => i > 0 && !isNumeric(column)).map((column) => name(rows[r][column.name]));
-      setText(line.firstElementChild.lastElementChild, others.join(", "));
-    });
+  #pager(pages) {
+    const { page } = this.#wanted;
+    const field = byId("places-page");
+    field.max = pages;
+    if (document.activeElement !== field || Number(field.value) > pages) field.value = page;
+    setText(byId("places-pages"), count(pages));
+    byId("places-prev").disabled = page <= 1;
+    byId("places-next").disabled = page >= pages;
   }
 }
 
-function bodyCell(i) {
-  const cell = make(i === 0 ? "th" : "td");
-  if (i === 0) cell.scope = "row";
-  cell.append(make("span"), make("span", "meter"));
-  if (i === 0) cell.append(make("span", "under")); // on a phone, the row's other names
-  return cell;
+function newLine() {
+  const line = make("tr");
+  line.append(...COLUMNS.map((column) => {
+    const cell = make(column.id === "place" ? "th" : "td", classOf(column));
+    if (column.id === "place") {
+      cell.scope = "row";
+      const link = make("a");
+      link.dataset.route = "";
+      cell.append(link);
+    }
+    if (column.id === "winner") cell.append(make("span", "dot"), make("span"));
+    return cell;
+  }));
+  return line;
 }
 
-function fillCell(cell, column, i, value) {
-  const [text, meter] = cell.children;
-  cell.className = classOf(column, i);
-  const share = column.name === "turnout_pct";
-  setText(text, share ? percentExact(value) : isNumeric(column) ? decimal(value) : name(value));
-  meter.hidden = !share;
-  if (share) setMeter(meter, number(value));
-}
-
-const isNumeric = (column) => NUMERIC.test(column.type);
-const pretty = (column) => column.replaceAll("_", " ").replace(/^./, (first) => first.toUpperCase());
-
-function classOf(column, i) {
-  if (isNumeric(column)) return column.name === "turnout_pct" ? "number share" : "number";
-  return i > 0 ? "second" : "";
-}
+const classOf = ({ numeric, second }) => [numeric ? "number" : "", second ? "second" : ""].join(" ").trim();
+const compare = (a, b) => (typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b)));

@@ -1,0 +1,109 @@
+// The views as they are released: one stream of server-sent events for all of them, a snapshot and then changes. While
+// the stream can't be had the views are asked for instead. Callers see whole releases only.
+
+import { json, viewUrl } from "./api.js";
+
+/** Wait before the stream is tried again, which the server's refusal or end has closed. */
+const RETRY_MS = 2_000;
+/** A long list is cut here, as in any page of rows. */
+const ROWS_MAX = 10_000;
+
+/** One view's rows by key, so that a change finds its row. */
+class Table {
+  constructor(key, rows) {
+    this.key = key;
+    this.byKey = new Map(rows.map((row) => [this.#keyOf(row), row]));
+  }
+
+  apply(changes) {
+    for (const { op, row } of changes) {
+      if (op === "delete") this.byKey.delete(this.#keyOf(row));
+      else this.byKey.set(this.#keyOf(row), row);
+    }
+  }
+
+  #keyOf(row) {
+    return JSON.stringify(this.key.length ? this.key.map((column) => row[column]) : row);
+  }
+}
+
+/**
+ * `onRelease({ changed, release, at })` is told which views are new; `onState(state)` whether the server answers: "live" or
+ * "lost".
+ */
+export class Live {
+  #views;
+  #tables = new Map();
+  #onRelease;
+  #onState;
+  #source = null;
+  #retry = null;
+  #pushes;
+
+  /** What /api/views answers, less the views that are not wanted. A server that knows no releases pushes none. */
+  constructor({ views, release }, { onRelease, onState }) {
+    this.#pushes = release !== undefined;
+    this.#views = new Map(views.map((view) => [view.name, view.key ?? []]));
+    this.#onRelease = onRelease;
+    this.#onState = onState;
+  }
+
+  start() {
+    if (this.#pushes) this.#listen();
+    else this.#again(0);
+    // A tab that was asleep may have missed that the connection ended.
+    window.addEventListener("online", () => this.#again(0));
+    window.addEventListener("pagehide", () => this.#source?.close());
+    window.addEventListener("pageshow", (event) => event.persisted && this.#again(0));
+  }
+
+  /** The rows of a view; none before the first release, or where there is no such view. */
+  rows(name) {
+    return [...(this.#tables.get(name)?.byKey.values() ?? [])];
+  }
+
+  #listen() {
+    const names = [...this.#views.keys()].map(encodeURIComponent).join(",");
+    const source = new EventSource(`/api/changes?views=${names}`);
+    this.#source = source;
+    source.addEventListener("open", () => this.#onState("live"));
+    source.addEventListener("snapshot", (event) => this.#released(JSON.parse(event.data), (name, view) => {
+      this.#tables.set(name, new Table(this.#views.get(name) ?? [], view.rows));
+    }));
+    source.addEventListener("changes", (event) => this.#released(JSON.parse(event.data), (name, view) => {
+      this.#tables.get(name)?.apply(view.changes);
+    }));
+    source.addEventListener("error", () => {
+      // What is closed stays closed; otherwise the browser connects again by itself.
+      if (source.readyState === EventSource.CLOSED) this.#again(RETRY_MS);
+      else this.#onState("lost");
+    });
+  }
+
+  #released({ release, at, views }, take) {
+    for (const [name, view] of Object.entries(views)) take(name, view);
+    this.#onState("live");
+    this.#onRelease({ changed: new Set(Object.keys(views)), release, at });
+  }
+
+  #again(waitMs) {
+    this.#source?.close();
+    clearTimeout(this.#retry);
+    this.#retry = setTimeout(async () => {
+      await this.#poll();
+      if (this.#pushes) this.#listen();
+      else this.#again(RETRY_MS);
+    }, waitMs);
+  }
+
+  async #poll() {
+    const names = [...this.#views.keys()];
+    try {
+      const answers = await Promise.all(names.map((name) => json(viewUrl(name, { limit: ROWS_MAX }))));
+      this.#released({ at: new Date().toISOString(), views: Object.fromEntries(answers.map((a) => [a.view, a])) },
+        (name, view) => this.#tables.set(name, new Table(this.#views.get(name) ?? [], view.rows)));
+    } catch {
+      this.#onState("lost");
+    }
+  }
+}
