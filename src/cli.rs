@@ -138,6 +138,9 @@ pub enum Command {
         #[arg(long, value_enum, default_value_t = Format::Table)]
         format: Format,
     },
+    /// Run one query for the server, which speaks to it on standard input
+    #[command(hide = true)]
+    SqlWorker,
     /// Print the effective settings, without secrets
     Config {
         /// Kafka, Postgres and queries.
@@ -223,10 +226,18 @@ pub struct Run {
     #[arg(long, value_name = "HOST:PORT")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub listen: Option<String>,
-    /// The operator's token [default: a random one, printed at start]
+    /// The operator's token; `ps` shows it to every user of this machine [default: a random one, printed at start]
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token: Option<String>,
+    /// A file that holds the token, which then nobody sees
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_file: Option<PathBuf>,
+    /// Let anybody ask ad-hoc SQL of the views, not the operator alone
+    #[arg(long)]
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub public_sql: bool,
     /// Directory of the dashboard's files [default: those built in]
     #[arg(long, value_name = "DIR")]
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -1,10 +1,7 @@
 //! The commands: settings → connections → work. One function each.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 
-use datafusion::prelude::SessionContext;
-use datafusion::sql::parser::Statement;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use tokio::net::TcpListener;
 
@@ -13,13 +10,12 @@ use crate::clients;
 use crate::config::{Config, Flags};
 use crate::demo;
 use crate::election::{self, Pace, SeedOptions, VOTERS_TOPIC, VoteOptions};
-use crate::engine::windows::{self, Sessions};
 use crate::error::{Error, Result};
-use crate::pipeline::Pipeline;
+use crate::pipeline::{AdHocTables, Pipeline};
 use crate::queries;
 use crate::reference::{self, TriggerOutcome, tables_of_migrations};
 use crate::replay::{self, InputFile, Replay, Show};
-use crate::serve::{self, App};
+use crate::serve::{self, App, ConnectionLimits, SqlProgram, SqlTables};
 use crate::shutdown::{self, Shutdown};
 use crate::topics::{self, Outcome};
 
@@ -71,6 +67,8 @@ pub async fn run(cli: Cli, bars: &MultiProgress) -> Result<()> {
             let (mut out, mut errors) = (std::io::stdout(), std::io::stderr());
             replay::replay(engine, &inputs, batch_rows as usize, &show, format, &mut out, &mut errors).await
         }
+        // It has run before there was a runtime.
+        Command::SqlWorker => Ok(()),
         Command::Config { flags, run } => {
             print!("{}", Config::load(file, &flags, &run)?.to_toml());
             Ok(())
@@ -145,25 +143,28 @@ async fn serve_engine(config: Config, shutdown: Shutdown) -> Result<()> {
     println!("dashboard  {}", url(address));
     println!("token      {}", if config.token.is_some() { "as configured" } else { &token });
     let pipeline = Pipeline::open(config.clone()).await?;
-    run_engine(pipeline, &config, listener, token, shutdown).await
+    run_engine(pipeline, &config, listener, token, SqlProgram::own(), shutdown).await
 }
 
-/// Runs the engine and the server until one fails or `shutdown`.
+/// Runs the engine and the server until one fails or `shutdown`. `program` runs a query of ad-hoc SQL.
 pub async fn run_engine(
     pipeline: Pipeline,
     config: &Config,
     listener: TcpListener,
     token: String,
+    program: SqlProgram,
     shutdown: Shutdown,
 ) -> Result<()> {
+    let AdHocTables { restricted, plain_views } = pipeline.tables();
     let app = App {
         published: pipeline.reader(),
-        restricted_hint: "a ballot is secret",
-        restricted: pipeline.restricted_tables(),
-        prepare: Some(Arc::new(prepare_windows)),
+        tables: SqlTables { restricted, restricted_hint: "a ballot is secret", plain_views },
+        program,
         token,
         web_dir: config.web_dir.clone(),
         limits: config.into(),
+        connections: ConnectionLimits::of(config.http_connections_max),
+        hosts: config.hosts.clone(),
         extra: election::portraits(),
     };
     let stop = shutdown.child_token();
@@ -181,13 +182,6 @@ pub async fn run_engine(
     };
     let (engine, server) = tokio::join!(engine, server);
     engine.and(server)
-}
-
-/// `tumble`, `hop` and `session` in ad-hoc SQL.
-fn prepare_windows(session: &SessionContext, statement: &mut Statement) -> datafusion::error::Result<()> {
-    windows::register(session);
-    windows::rewrite(statement, Sessions::Batch)?;
-    Ok(())
 }
 
 /// The configured token, or a new random one.

@@ -31,12 +31,22 @@ pub struct Config {
     /// The operator's token. Without one, a random token is made at start and printed.
     #[serde(deserialize_with = "optional_text")]
     pub token: Option<String>,
+    /// A file that holds the token and nothing else; it is read instead of `token`.
+    pub token_file: Option<PathBuf>,
+    /// Names under which the server may be asked, beside localhost and addresses. Needed where a proxy passes a
+    /// public name on; without any, a server that listens on loopback answers to no other name.
+    #[serde(deserialize_with = "names")]
+    pub hosts: Vec<String>,
+    /// Most HTTP connections at one time.
+    pub http_connections_max: usize,
     /// Directory of the dashboard's files; without it, those built into the binary.
     pub web_dir: Option<PathBuf>,
     /// Directory of the `.sql` files. Default: `queries` here if it exists, else those built in.
     pub queries: Option<PathBuf>,
     /// Postgres, as postgres://USER:PASSWORD@HOST:PORT/DATABASE.
     pub postgres_url: String,
+    /// A file that holds this URL and nothing else; it is read instead of `postgres_url`.
+    pub postgres_url_file: Option<PathBuf>,
     /// The Postgres schema whose tables are reference tables.
     pub postgres_schema: String,
     /// Partitions of the topics that `tally topics` creates.
@@ -52,13 +62,16 @@ pub struct Config {
     /// Most bytes of state: primary keys, groups, held rows, views' rows. At the limit the engine stops and
     /// says what takes them; 0: no limit.
     pub state_bytes_max: usize,
+    /// Whether anybody may ask ad-hoc SQL of the views; otherwise the operator alone.
+    pub public_sql: bool,
     /// Longest an ad-hoc query may run, in seconds.
     pub sql_timeout_s: u64,
     /// Most rows an ad-hoc query may return.
     pub sql_rows_max: usize,
-    /// Most bytes of memory all ad-hoc queries may take together.
+    /// Most bytes of memory an ad-hoc query may take.
     pub sql_bytes_max: usize,
-    /// Most ad-hoc queries at one time.
+    /// Most ad-hoc queries at one time, of the operator and of the public each; of the public no more than half as
+    /// many as there are cores.
     pub sql_concurrency_max: usize,
     /// librdkafka properties by name, such as `bootstrap.servers` or `security.protocol`.
     #[serde(deserialize_with = "kafka_properties")]
@@ -70,9 +83,13 @@ impl Default for Config {
         Config {
             listen: "127.0.0.1:8080".into(),
             token: None,
+            token_file: None,
+            hosts: Vec::new(),
+            http_connections_max: 10_000,
             web_dir: None,
             queries: None,
             postgres_url: "postgres://postgres:postgres@127.0.0.1:5432/voting".into(),
+            postgres_url_file: None,
             postgres_schema: "public".into(),
             partitions: 4,
             replication: 1,
@@ -80,9 +97,10 @@ impl Default for Config {
             trigger_ms: 50,
             reference_refresh_s: 300,
             state_bytes_max: 8 << 30,
+            public_sql: false,
             sql_timeout_s: 30,
             sql_rows_max: 10_000,
-            sql_bytes_max: 512 << 20,
+            sql_bytes_max: 256 << 20,
             sql_concurrency_max: 4,
             kafka: BTreeMap::from([(BOOTSTRAP_SERVERS.into(), "127.0.0.1:9092".into())]),
         }
@@ -140,6 +158,12 @@ impl Config {
             })?;
             config.kafka.insert(name.trim().into(), value.trim().into());
         }
+        if let Some(file) = &config.token_file {
+            config.token = Some(secret_in(file, "token_file")?);
+        }
+        if let Some(file) = &config.postgres_url_file {
+            config.postgres_url = secret_in(file, "postgres_url_file")?;
+        }
         config.validate()?;
         Ok(config)
     }
@@ -196,6 +220,7 @@ impl Config {
         least("sql_rows_max", self.sql_rows_max as u64, 1)?;
         least("sql_bytes_max", self.sql_bytes_max as u64, 1 << 20)?;
         least("sql_concurrency_max", self.sql_concurrency_max as u64, 1)?;
+        least("http_connections_max", self.http_connections_max as u64, 1)?;
         let most = |name: &str, value: u64, most: u64| {
             if value <= most {
                 return Ok(());
@@ -210,7 +235,9 @@ impl Config {
         most("reference_refresh_s", self.reference_refresh_s, 365 * 24 * 3600)?;
         most("sql_timeout_s", self.sql_timeout_s, 24 * 3600)?;
         most("sql_rows_max", self.sql_rows_max as u64, 100_000_000)?;
+        most("sql_bytes_max", self.sql_bytes_max as u64, 1 << 40)?;
         most("sql_concurrency_max", self.sql_concurrency_max as u64, 256)?;
+        most("http_connections_max", self.http_connections_max as u64, 10_000_000)?;
         if self.listen.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok()).is_none() {
             return Err(Error::Config(format!(
                 "listen is {:?}; write HOST:PORT, for example 127.0.0.1:8080",
@@ -234,10 +261,15 @@ pub struct Flags {
     #[serde(skip)]
     pub kafka_properties: Vec<String>,
 
-    /// Postgres, as postgres://USER:PASSWORD@HOST:PORT/DATABASE
+    /// Postgres, as postgres://USER:PASSWORD@HOST:PORT/DATABASE; `ps` shows it to every user of this machine
     #[arg(long, value_name = "URL")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub postgres_url: Option<String>,
+
+    /// A file that holds this URL, which then nobody sees
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub postgres_url_file: Option<PathBuf>,
 
     /// Postgres schema whose tables are reference tables
     #[arg(long, value_name = "NAME")]
@@ -370,6 +402,31 @@ fn optional_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<St
     Ok(Option::<Value>::deserialize(deserializer)?
         .and_then(|value| text(&value))
         .filter(|text| !text.is_empty()))
+}
+
+/// The text of a file without the line's end.
+fn secret_in(file: &Path, setting: &str) -> Result<String> {
+    let text = std::fs::read_to_string(file)
+        .map_err(|e| Error::Config(format!("{setting}: {} can't be read: {e}", file.display())))?;
+    match text.trim() {
+        "" => Err(Error::Config(format!("{setting}: {} is empty", file.display()))),
+        secret => Ok(secret.into()),
+    }
+}
+
+/// Names in a list, or in a text with commas, as an environment variable has them.
+fn names<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Names {
+        List(Vec<String>),
+        Text(String),
+    }
+    let names = match Names::deserialize(deserializer)? {
+        Names::List(names) => names,
+        Names::Text(text) => text.split(',').map(|name| name.trim().into()).collect(),
+    };
+    Ok(names.into_iter().filter(|name| !name.is_empty()).collect())
 }
 
 #[derive(Deserialize)]

@@ -17,7 +17,7 @@ use crate::election::{self, Pace, SeedOptions, VOTERS_TOPIC, VoteOptions};
 use crate::embedded::{Broker, Postgres, partitions_for};
 use crate::error::Result;
 use crate::pipeline::Pipeline;
-use crate::serve;
+use crate::serve::{self, SqlProgram};
 use crate::shutdown::Shutdown;
 use crate::snapshot::Reader;
 use crate::topics;
@@ -108,7 +108,7 @@ async fn election_night(
         std::future::pending().await
     };
     tokio::select! {
-        result = run_engine(pipeline, config, listener, token, stop.clone()) => result,
+        result = run_engine(pipeline, config, listener, token, SqlProgram::own(), stop.clone()) => result,
         result = votes => result,
     }
 }

@@ -9,6 +9,10 @@ use tally::commands;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    // No logging and no runtime: this process is counted by its bytes.
+    if matches!(cli.command, Command::SqlWorker) {
+        return tally::serve::sql_worker();
+    }
     let bars = MultiProgress::new();
     // The demo shows bars.
     tally::logging::start(matches!(cli.command, Command::Demo(_)), &bars);

@@ -41,6 +41,15 @@ pub struct ViewSnapshot {
 
 type Rows = Arc<dyn RowSource>;
 
+impl Status {
+    /// The same without what only the operator may see.
+    pub fn for_the_public(&self) -> Status {
+        let mut status = self.clone();
+        status.sources.iter_mut().for_each(|source| source.reject_samples.clear());
+        status
+    }
+}
+
 impl ViewSnapshot {
     /// A snapshot over `rows`, which are turned into a batch only when read.
     pub fn new(info: Arc<ViewInfo>, epoch: u64, changed_at: Option<SystemTime>, rows: Rows) -> Self {
@@ -177,6 +186,9 @@ pub struct SourceStatus {
     pub watermark_held_by: Option<i32>,
     /// Where the topic that receives rejected messages is, if there is one.
     pub dead_letter_topic: Option<String>,
+    /// The newest of each kind of messages that were left out: for the operator alone, as they hold ballots.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub reject_samples: Vec<RejectSample>,
     /// Progress by partition.
     pub partitions: Vec<PartitionStatus>,
 }
@@ -205,6 +217,42 @@ pub struct BatchStatus {
     pub mean_ms: f64,
     /// Longest of all.
     pub max_ms: f64,
+    /// How many there were.
+    pub count: u64,
+    /// Where the time goes, by stage of an epoch: `decode`, `look_up`, `execute`, `write`, `publish`.
+    pub stages: BTreeMap<&'static str, StageStatus>,
+}
+
+/// Times of one stage of the epochs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct StageStatus {
+    /// How often it was run.
+    pub runs: u64,
+    /// Seconds of all runs.
+    pub total_s: f64,
+    /// Milliseconds of the newest.
+    pub last_ms: f64,
+    /// Milliseconds of the longest.
+    pub max_ms: f64,
+}
+
+/// A message that was not counted, or not by one view, as an example of its kind.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RejectSample {
+    /// The rule that it broke, as in `rejected_by_reason`; `late` or `error(view)` if only a view left it out.
+    pub rule: String,
+    /// Why.
+    pub reason: String,
+    /// The view that left it out, if only that did.
+    pub view: Option<String>,
+    /// Where the message is.
+    pub partition: i32,
+    /// Its offset there.
+    pub offset: i64,
+    /// When it was produced, RFC 3339 in UTC, if the broker knows.
+    pub at: Option<String>,
+    /// The beginning of its value; bytes that are no text are replaced.
+    pub value: Option<String>,
 }
 
 /// One reference table.

@@ -96,3 +96,31 @@ fn no_kafka_secret_is_shown_nor_the_value_of_a_misspelt_property() {
     let error = load_file("[kafka]\nsasl.pasword = \"s3cret\"\n").unwrap_err().to_string();
     assert!(error.contains("kafka.sasl.pasword") && !error.contains("s3cret"), "{error}");
 }
+
+#[test]
+fn a_secret_may_stand_in_a_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let (token, url) = (dir.path().join("token"), dir.path().join("url"));
+    std::fs::write(&token, "open sesame\n").unwrap();
+    std::fs::write(&url, "postgres://me:s3cret@db/x\n").unwrap();
+    let text = format!("token = \"other\"\ntoken_file = {token:?}\npostgres_url_file = {url:?}\n");
+    let config = load_file(&text).unwrap();
+    assert_eq!(config.token.as_deref(), Some("open sesame"));
+    assert_eq!(config.postgres_url, "postgres://me:s3cret@db/x");
+    assert!(!config.to_toml().contains("sesame") && !config.to_toml().contains("s3cret"));
+    std::fs::write(&token, "\n").unwrap();
+    let error = load_file(&text).unwrap_err().to_string();
+    assert!(error.contains("token_file") && error.contains("is empty"), "{error}");
+    let error = load_file("postgres_url_file = \"/nowhere/at/all\"").unwrap_err().to_string();
+    assert!(error.contains("postgres_url_file: /nowhere/at/all can't be read"), "{error}");
+}
+
+#[test]
+fn names_are_a_list_or_a_text_with_commas() {
+    #[derive(Serialize)]
+    struct Nothing {}
+    let list = load_file("hosts = [\"a.example\", \"b.example\"]").unwrap();
+    let text = load("", &[("TALLY_HOSTS", "a.example, b.example")], &Flags::default(), &Nothing {}).unwrap();
+    assert_eq!(list.hosts, ["a.example", "b.example"]);
+    assert_eq!(list.hosts, text.hosts);
+}

@@ -1,7 +1,7 @@
 //! Writes what came of an epoch, then publishes it to readers.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::task::{block_in_place, yield_now};
 
@@ -19,8 +19,12 @@ impl Pipeline {
         if let Some(counted) = &output.counted {
             self.count(counted);
         }
+        let begun = Instant::now();
         self.write(&output).await;
+        self.publisher.batches.stage("write", begun);
+        let begun = Instant::now();
         self.publish(&output.changes);
+        self.publisher.batches.stage("publish", begun);
     }
 
     fn count(&mut self, counted: &Counted) {
@@ -30,7 +34,7 @@ impl Pipeline {
         progress.keys_in_two_partitions(keys);
         progress.unmatched(&counted.unmatched);
         for reject in &counted.rejects {
-            progress.rejected(reject);
+            progress.rejected(reject, &counted.raw);
         }
     }
 

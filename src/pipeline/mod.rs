@@ -8,6 +8,7 @@ mod commit;
 mod open;
 mod poll;
 mod progress;
+mod samples;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -68,6 +69,15 @@ pub struct Stages {
     pub sink: Box<dyn Sink>,
 }
 
+/// What ad-hoc SQL can read beside the views.
+#[derive(Clone, Default)]
+pub struct AdHocTables {
+    /// Tables that need the operator's token, by name.
+    pub restricted: Vec<(String, Arc<dyn TableProvider>)>,
+    /// Views that are only names for queries: name and query.
+    pub plain_views: Vec<(String, String)>,
+}
+
 /// The engine with its sources, reference tables and sink, ready to run.
 pub struct Pipeline {
     limits: Limits,
@@ -80,8 +90,7 @@ pub struct Pipeline {
     /// The reference tables in use, for readers of a topic's history.
     references: watch::Sender<References>,
     lookups: OutageLog,
-    /// Tables for ad-hoc SQL that need the operator's token, by name.
-    restricted: Vec<(String, Arc<dyn TableProvider>)>,
+    tables: AdHocTables,
     epoch: u64,
 }
 
@@ -91,7 +100,7 @@ impl Pipeline {
         stages: Stages,
         limits: Limits,
         references: watch::Sender<References>,
-        restricted: Vec<(String, Arc<dyn TableProvider>)>,
+        tables: AdHocTables,
     ) -> Result<Pipeline> {
         let Stages { sources, store, reference_reader, executor, sink } = stages;
         let publisher = Publisher::new(&executor);
@@ -105,7 +114,7 @@ impl Pipeline {
             publisher,
             references,
             lookups: OutageLog::new("looking up missing rows of reference tables"),
-            restricted,
+            tables,
             epoch: 0,
         };
         let started = pipeline.executor.start().await?;
@@ -118,9 +127,9 @@ impl Pipeline {
         self.publisher.reader()
     }
 
-    /// The reference tables and sources as tables for ad-hoc SQL.
-    pub fn restricted_tables(&self) -> Vec<(String, Arc<dyn TableProvider>)> {
-        self.restricted.clone()
+    /// The reference tables, the sources and the plain views, for ad-hoc SQL.
+    pub fn tables(&self) -> AdHocTables {
+        self.tables.clone()
     }
 
     /// Runs until `shutdown`, or until the state is larger than it may be.
@@ -167,7 +176,10 @@ impl Pipeline {
             let messages = batch.len() as u64;
             let mut batch = self.executor.decode(source, batch)?;
             (batch.unread, batch.idle) = (unread, idle);
+            self.publisher.batches.stage("decode", begun);
+            let looked_up = Instant::now();
             let references = self.look_up(&batch).await?;
+            self.publisher.batches.stage("look_up", looked_up);
             self.run_epoch(Some(batch), references).await?;
             self.publisher.batches.add(messages, begun.elapsed());
         }
@@ -177,7 +189,9 @@ impl Pipeline {
     async fn run_epoch(&mut self, batch: Option<Batch>, references: References) -> Result<()> {
         self.epoch += 1;
         let input = EpochInput { epoch: self.epoch, batch, references };
+        let begun = Instant::now();
         let output = self.executor.execute(input).await?;
+        self.publisher.batches.stage("execute", begun);
         self.references.send_if_modified(|held| {
             let newer = held.versions() != self.executor.references().versions();
             if newer {

@@ -9,7 +9,7 @@ use datafusion::catalog::TableProvider;
 use tokio::sync::watch;
 use tokio::task::block_in_place;
 
-use super::{Limits, Pipeline, Stages};
+use super::{AdHocTables, Limits, Pipeline, Stages};
 use crate::catalog::{Catalog, TableDef as DeclaredTable};
 use crate::clients;
 use crate::config::Config;
@@ -60,6 +60,8 @@ impl Pipeline {
             catalog.sources.len()
         );
 
+        let plain = catalog.views.values().filter(|view| !view.materialized);
+        let plain_views = plain.map(|view| (view.name.clone(), view.query.to_string())).collect();
         let (mut ingests, mut sources) = (Vec::new(), Vec::<Box<dyn Source>>::new());
         let in_use = watch::Sender::new(references.clone());
         for def in catalog.sources.into_values().map(Arc::new) {
@@ -82,7 +84,7 @@ impl Pipeline {
             trigger: Duration::from_millis(config.trigger_ms),
             state_bytes_max: config.state_bytes_max,
         };
-        Pipeline::new(stages, limits, in_use, restricted).await
+        Pipeline::new(stages, limits, in_use, AdHocTables { restricted, plain_views }).await
     }
 }
 

@@ -5,12 +5,13 @@ use std::time::{Duration, Instant};
 
 use chrono::{DateTime, SecondsFormat};
 
+use super::samples::Samples;
 use crate::catalog::SourceDef;
 use crate::decode::Reject;
 use crate::engine::Unmatched;
 use crate::outage::Outage;
 use crate::snapshot::{BatchStatus, PartitionStatus, SourceStatus};
-use crate::source::SourceState;
+use crate::source::{RawBatch, SourceState};
 
 /// The rate is that of the last seconds, so many of them.
 const RATE_WINDOW: Duration = Duration::from_secs(5);
@@ -24,6 +25,7 @@ pub struct Progress {
     idle_timeout: Option<Duration>,
     /// When how many had been received.
     history: VecDeque<(Instant, u64)>,
+    samples: Samples,
 }
 
 impl Progress {
@@ -40,6 +42,7 @@ impl Progress {
             moved: BTreeMap::new(),
             idle_timeout: source.idle_timeout_ms.map(|ms| Duration::from_millis(ms.max(0) as u64)),
             history: VecDeque::from([(Instant::now(), 0)]),
+            samples: Samples::default(),
         }
     }
 
@@ -80,8 +83,9 @@ impl Progress {
         self.state.outage.as_ref()
     }
 
-    /// Counts a message that is not counted, or not by one view.
-    pub fn rejected(&mut self, reject: &Reject) {
+    /// Counts a message of a batch that is not counted, or not by one view.
+    pub fn rejected(&mut self, reject: &Reject, batch: &RawBatch) {
+        self.samples.add(reject, batch);
         let count = |by: &mut BTreeMap<String, u64>, name: &str| *by.entry(name.into()).or_default() += 1;
         match &reject.view {
             Some(view) if reject.rule == "late" => count(&mut self.status.late_by_view, view),
@@ -144,6 +148,7 @@ impl Progress {
                     end: state.end,
                 })
                 .collect(),
+            reject_samples: self.samples.all(),
             ..self.status.clone()
         }
     }
@@ -163,18 +168,28 @@ impl Progress {
 #[derive(Default)]
 pub struct Batches {
     status: BatchStatus,
-    count: u64,
 }
 
 impl Batches {
     /// Notes a micro-batch of `rows` messages.
     pub fn add(&mut self, rows: u64, took: Duration) {
         let took_ms = took.as_secs_f64() * 1e3;
-        self.count += 1;
-        self.status.mean_ms += (took_ms - self.status.mean_ms) / self.count as f64;
+        self.status.count += 1;
+        self.status.mean_ms += (took_ms - self.status.mean_ms) / self.status.count as f64;
         self.status.max_ms = self.status.max_ms.max(took_ms);
         self.status.last_ms = took_ms;
         self.status.last_rows = rows;
+    }
+
+    /// Notes that a stage of an epoch has lasted since `begun`.
+    pub fn stage(&mut self, stage: &'static str, begun: Instant) {
+        let took = begun.elapsed();
+        let took_ms = took.as_secs_f64() * 1e3;
+        let status = self.status.stages.entry(stage).or_default();
+        status.runs += 1;
+        status.total_s += took.as_secs_f64();
+        status.last_ms = took_ms;
+        status.max_ms = status.max_ms.max(took_ms);
     }
 
     /// As `/api/status` shows them.

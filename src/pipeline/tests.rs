@@ -106,8 +106,9 @@ impl World {
             sink: Box::new(self.topics.sink()),
         };
         let limits = Limits { batch_rows: 100, trigger: Duration::from_millis(1), state_bytes_max };
-        let pipeline =
-            Pipeline::new(stages, limits, watch::Sender::new(references), Vec::new()).await.unwrap();
+        let pipeline = Pipeline::new(stages, limits, watch::Sender::new(references), AdHocTables::default())
+            .await
+            .unwrap();
         let (reader, stop) = (pipeline.reader(), Shutdown::new());
         let task = tokio::spawn(pipeline.run(stop.clone()));
         Running { reader, stop, task }

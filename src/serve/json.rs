@@ -1,5 +1,5 @@
 //! Record batches as JSON: one object per row, with every column in it. NaN and infinities become null,
-//! decimals numbers, timestamps ISO 8601.
+//! decimals numbers, timestamps ISO 8601 in UTC.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -10,6 +10,9 @@ use arrow::error::ArrowError;
 use arrow_json::WriterBuilder;
 use arrow_json::writer::JsonArray;
 use serde::Serialize;
+
+/// How a time without a zone is written: it is one of UTC, and says so.
+pub(super) const UTC: &str = "%Y-%m-%dT%H:%M:%S%.fZ";
 
 /// A column as the API names it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -29,7 +32,7 @@ pub fn column_list(schema: &Schema) -> Vec<ColumnInfo> {
 }
 
 /// How a type is called in SQL, where it has such a name.
-fn type_name(data_type: &DataType) -> String {
+pub(super) fn type_name(data_type: &DataType) -> String {
     match data_type {
         DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => "VARCHAR".into(),
         DataType::Boolean => "BOOLEAN".into(),
@@ -58,7 +61,8 @@ fn type_name(data_type: &DataType) -> String {
 
 /// The rows as a JSON array.
 pub fn rows_json(batches: &[RecordBatch]) -> Result<Vec<u8>, ArrowError> {
-    let mut writer = WriterBuilder::new().with_explicit_nulls(true).build::<_, JsonArray>(Vec::new());
+    let builder = WriterBuilder::new().with_explicit_nulls(true).with_timestamp_format(UTC.into());
+    let mut writer = builder.build::<_, JsonArray>(Vec::new());
     for batch in batches {
         writer.write(batch)?;
     }

@@ -3,13 +3,19 @@
 
 mod assets;
 mod auth;
+mod connections;
+mod describe;
 mod embed;
+mod formats;
+mod hosts;
 mod json;
+mod metrics;
+mod openapi;
+mod page;
 mod problem;
 mod router;
 mod sql;
 mod status;
-mod tables;
 mod views;
 
 #[cfg(test)]
@@ -17,10 +23,8 @@ mod tests;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
-use datafusion::catalog::TableProvider;
 use tokio::net::TcpListener;
 use tracing::warn;
 
@@ -28,11 +32,12 @@ use crate::error::{Error, Result};
 use crate::shutdown::Shutdown;
 use crate::snapshot;
 
-pub use auth::Token;
-pub use json::{column_list, rows_json};
+use hosts::Hosts;
+use router::router;
+
+pub use connections::ConnectionLimits;
 pub use problem::Problem;
-pub use router::router;
-pub use sql::{Prepare, SqlLimits};
+pub use sql::{SqlLimits, SqlProgram, SqlTables, sql_worker};
 
 /// Longest that open requests may go on after a shutdown began.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -40,23 +45,27 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Threads that answer requests.
 const SERVER_THREADS: usize = 2;
 
+/// Their priority, lower than that of the threads that count: however much is asked, the count goes on.
+const NICENESS: i32 = 5;
+
 /// Everything that is served.
 pub struct App {
     /// Views and status, as of the newest micro-batch.
     pub published: snapshot::Reader,
-    /// Tables for the operator alone: reference tables, raw streams, dead letters. A name may have a schema,
-    /// as `pg.voters`. Where a view has the same name, the view is meant.
-    pub restricted: Vec<(String, Arc<dyn TableProvider>)>,
-    /// Why these are not public, for whoever asks without the token.
-    pub restricted_hint: &'static str,
-    /// What ad-hoc SQL has beyond DataFusion's, such as window functions in FROM.
-    pub prepare: Option<Prepare>,
-    /// What `Authorization: Bearer` must hold to read the restricted tables.
+    /// What ad-hoc SQL can read beside the views.
+    pub tables: SqlTables,
+    /// Runs a query of ad-hoc SQL.
+    pub program: SqlProgram,
+    /// What `Authorization: Bearer` must hold to be the operator.
     pub token: String,
     /// Directory of the dashboard's files; without it, those built into the binary.
     pub web_dir: Option<PathBuf>,
     /// Limits of ad-hoc SQL.
     pub limits: SqlLimits,
+    /// Limits of connections.
+    pub connections: ConnectionLimits,
+    /// Names under which the server is asked, beside localhost and addresses.
+    pub hosts: Vec<String>,
     /// More routes, under the same layers. It must have no fallback of its own.
     pub extra: axum::Router,
 }
@@ -95,6 +104,12 @@ pub fn run_in_thread(
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(SERVER_THREADS)
         .thread_name("http")
+        .on_thread_start(|| {
+            // Of this thread, as Linux counts it.
+            if let Err(e) = rustix::process::setpriority_process(None, NICENESS) {
+                warn!("the server's threads keep their priority: {e}");
+            }
+        })
         .enable_all()
         .build()
         .map_err(io("starting the server's threads"))?;
@@ -114,17 +129,19 @@ pub fn run_in_thread(
 
 /// Serves until `shutdown`, then lets open requests end, but not for long.
 pub async fn run(listener: TcpListener, app: App, shutdown: Shutdown) -> Result<()> {
-    let server =
-        axum::serve(listener, router(app)?).with_graceful_shutdown(shutdown.clone().cancelled_owned());
+    let address =
+        listener.local_addr().map_err(|source| Error::Io { action: "serving HTTP".into(), source })?;
+    let (hosts, limits) = (Hosts::new(&app.hosts, address), app.connections.within_open_files());
+    let server = connections::serve(listener, router(app, hosts), limits, shutdown.clone());
     let overdue = async {
         shutdown.cancelled().await;
         tokio::time::sleep(DRAIN_TIMEOUT).await;
     };
     tokio::select! {
-        served = server => served.map_err(|source| Error::Io { action: "serving HTTP".into(), source }),
+        () = server => {}
         () = overdue => {
             warn!("some requests were still open {} s after the shutdown began; they are cut off", DRAIN_TIMEOUT.as_secs());
-            Ok(())
         }
     }
+    Ok(())
 }

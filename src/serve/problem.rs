@@ -1,23 +1,30 @@
 //! Errors as RFC 9457 problem JSON. The detail says what is wrong and what to do; internals stay in the log.
 
+use std::borrow::Cow;
+
 use axum::Json;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use datafusion::error::DataFusionError;
-use serde::Serialize;
+use serde::{Deserialize, Deserializer, Serialize};
 use tracing::error;
 
 use crate::error::Error;
 
+use super::sql::TableFailed;
+
+/// Title of a query's end by its memory limit.
+pub(super) const TOO_MUCH_MEMORY: &str = "The query needs too much memory";
+
 /// The answer to a request that can't be met.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Problem {
-    #[serde(rename = "type")]
-    kind: &'static str,
-    title: &'static str,
-    #[serde(serialize_with = "as_number")]
+    #[serde(rename = "type", skip_deserializing)]
+    kind: AboutBlank,
+    title: Cow<'static, str>,
+    #[serde(serialize_with = "as_number", deserialize_with = "from_number")]
     status: StatusCode,
     detail: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -28,16 +35,30 @@ pub struct Problem {
     retry_after_s: Option<u64>,
 }
 
+/// The type of every problem here: its status says what kind it is.
+#[derive(Clone, Copy, Debug, Default)]
+struct AboutBlank;
+
+impl Serialize for AboutBlank {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str("about:blank")
+    }
+}
+
 fn as_number<S: serde::Serializer>(status: &StatusCode, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_u16(status.as_u16())
+}
+
+fn from_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<StatusCode, D::Error> {
+    StatusCode::from_u16(u16::deserialize(deserializer)?).map_err(serde::de::Error::custom)
 }
 
 impl Problem {
     /// A problem whose title is the status's own.
     pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
         Problem {
-            kind: "about:blank",
-            title: status.canonical_reason().unwrap_or("Error"),
+            kind: AboutBlank,
+            title: status.canonical_reason().unwrap_or("Error").into(),
             status,
             detail: detail.into(),
             line: None,
@@ -51,6 +72,16 @@ impl Problem {
         Problem { retry_after_s: Some(seconds), ..self }
     }
 
+    /// Its JSON, for another process.
+    pub fn to_json(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("invariant: texts and numbers")
+    }
+
+    /// With a title of its own.
+    pub fn titled(self, title: &'static str) -> Self {
+        Problem { title: title.into(), ..self }
+    }
+
     /// What a query's error means to whoever wrote the query.
     pub fn sql(error: &DataFusionError) -> Self {
         let root = error.find_root();
@@ -59,7 +90,9 @@ impl Problem {
             DataFusionError::Internal(_) | DataFusionError::ExecutionJoin(_) => {
                 StatusCode::INTERNAL_SERVER_ERROR
             }
-            DataFusionError::External(e) if e.is::<Error>() => StatusCode::SERVICE_UNAVAILABLE,
+            DataFusionError::External(e) if e.is::<Error>() || e.is::<TableFailed>() => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             _ => StatusCode::BAD_REQUEST,
         };
         let detail = match root {
@@ -69,10 +102,10 @@ impl Problem {
         let (line, column) = position(error, &detail).unzip();
         let title = match status {
             StatusCode::BAD_REQUEST => "SQL error",
-            StatusCode::UNPROCESSABLE_ENTITY => "The query needs too much memory",
+            StatusCode::UNPROCESSABLE_ENTITY => TOO_MUCH_MEMORY,
             _ => status.canonical_reason().unwrap_or("Error"),
         };
-        Problem { line, column, title, ..Problem::new(status, detail) }
+        Problem { line, column, ..Problem::new(status, detail).titled(title) }
     }
 }
 

@@ -2,66 +2,69 @@
 
 use std::sync::Arc;
 
-use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request};
-use axum::http::header::{CONTENT_SECURITY_POLICY, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS};
+use axum::http::header::{
+    CONTENT_SECURITY_POLICY, ETAG, REFERRER_POLICY, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+};
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, Uri};
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::IntoResponse;
-use axum::routing::{get, post};
+use axum::routing::{MethodRouter, get};
+use axum::{Extension, Router};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
+use tower_http::cors::{Any, CorsLayer};
 use tower_http::set_header::SetResponseHeaderLayer;
 use tower_http::trace::TraceLayer;
 
-use crate::error::Result;
-
-use super::auth::Token;
+use super::auth::Guard;
+use super::hosts::{self, Hosts};
+use super::metrics::{self, Requests};
+use super::openapi::Routes;
 use super::problem::Problem;
 use super::sql::Sql;
 use super::views::Views;
-use super::{App, assets, embed, sql, status, views};
+use super::{App, assets, describe, embed, sql, status, views};
 
 /// Longest request body.
 const BODY_BYTES_MAX: usize = 64 << 10;
 
 const CSP: &str = "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
 
-/// All routes over an [`App`].
-pub fn router(app: App) -> Result<Router> {
-    let App { published, restricted, restricted_hint, prepare, token, web_dir, limits, extra } = app;
-    let sql = Arc::new(Sql::new(
-        published.clone(),
-        restricted,
-        restricted_hint,
-        prepare,
-        Token::new(token),
-        limits,
-    )?);
-    let views = Router::new()
-        .route("/api/views", get(views::list))
-        .route("/api/views/{name}", get(views::read))
-        .route("/api/views/{name}/plan", get(views::plan))
-        .with_state(Views::new(published.clone()));
-    let status = Router::new().route("/api/status", get(status::status)).with_state(published.clone());
-    // Asked every second, and "not ready" is no error: they are not traced.
-    let probes = Router::new()
-        .route("/healthz", get(status::healthz))
-        .route("/readyz", get(status::readyz))
-        .with_state(published);
+/// All routes over an [`App`], for requests to `hosts`.
+pub fn router(app: App, hosts: Hosts) -> Router {
+    let App { published, tables, program, token, web_dir, limits, extra, .. } = app;
+    let sql = Arc::new(Sql::new(published.clone(), tables, program, limits));
+    let views = Views::new(published.clone());
+    let requests = Requests::new();
+    let metrics = get(metrics::metrics).with_state((published.clone(), requests.clone()));
+    let of_views =
+        |handler: MethodRouter<Views>| handler.with_state(views.clone()).layer(readable_anywhere());
+    let (api, probes) = Routes::new()
+        .route("/api/views", of_views(get(views::list)), describe::views())
+        .route("/api/views/{name}", of_views(get(views::read)), describe::view())
+        .route("/api/views/{name}/plan", of_views(get(views::plan)), describe::plan())
+        .route("/api/sql", get(sql::get).post(sql::post).with_state(sql), describe::sql())
+        .route("/api/status", get(status::status).with_state(published.clone()), describe::status())
+        // Asked every second, and "not ready" is no error: they are not traced.
+        .probe("/metrics", metrics, describe::metrics())
+        .probe("/healthz", get(status::healthz), describe::healthz())
+        .probe("/readyz", get(status::readyz).with_state(published), describe::readyz())
+        .finish();
     let header = |name: HeaderName, value: &'static str| {
         SetResponseHeaderLayer::overriding(name, HeaderValue::from_static(value))
     };
-    let traced = Router::new()
-        .merge(views)
-        .merge(status)
-        .route("/api/sql", post(sql::sql).with_state(sql))
+    let traced = api
         .merge(extra)
         .fallback(move |request: Request| assets::file(web_dir.clone(), request))
         .method_not_allowed_fallback(method_not_allowed)
         .layer(TraceLayer::new_for_http());
-    Ok(traced
+    traced
         .merge(probes)
+        .layer(Extension(Arc::new(Guard::new(token))))
+        .layer(from_fn_with_state(requests, metrics::count))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(from_fn_with_state(hosts, hosts::check))
         .layer(CompressionLayer::new())
         .layer(CatchPanicLayer::custom(|_| {
             let detail = "this can't be answered; the server's log says why";
@@ -71,7 +74,15 @@ pub fn router(app: App) -> Result<Router> {
         .layer(header(X_CONTENT_TYPE_OPTIONS, "nosniff"))
         .layer(header(REFERRER_POLICY, "no-referrer"))
         .layer(header(X_FRAME_OPTIONS, "DENY"))
-        .layer(axum::middleware::from_fn(embed::allow)))
+        .layer(from_fn(embed::allow))
+}
+
+/// What everybody may read, any web page may. It may not send the operator's token.
+fn readable_anywhere() -> CorsLayer {
+    CorsLayer::new()
+        .allow_origin(Any)
+        .allow_methods([Method::GET, Method::HEAD])
+        .expose_headers([ETAG, RETRY_AFTER])
 }
 
 /// axum adds the `Allow` header.

@@ -4,16 +4,21 @@
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::http::header::CACHE_CONTROL;
+use axum::http::header::{CACHE_CONTROL, VARY};
 use axum::response::{IntoResponse, Response};
 
 use crate::snapshot::Reader;
 
+use super::auth::Caller;
 use super::problem::Problem;
 
-pub(super) async fn status(State(published): State<Reader>) -> Response {
+pub(super) async fn status(State(published): State<Reader>, caller: Caller) -> Response {
     let status = published.borrow().status.clone();
-    ([(CACHE_CONTROL, "no-store")], Json(&*status)).into_response()
+    let no_store = [(CACHE_CONTROL, "no-store"), (VARY, "authorization")];
+    match caller {
+        Caller::Operator => (no_store, Json(&*status)).into_response(),
+        Caller::Public => (no_store, Json(status.for_the_public())).into_response(),
+    }
 }
 
 /// Alive: the process answers.

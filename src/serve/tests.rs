@@ -1,5 +1,7 @@
 //! Over the wire: each test serves hand-made snapshots on a port of its own.
 
+mod connections;
+mod metrics;
 mod sql;
 
 use std::collections::BTreeMap;
@@ -70,6 +72,17 @@ fn published(epoch: u64, ready: bool) -> Arc<Published> {
     })
 }
 
+/// This program, told to run one test, which runs the query.
+fn program() -> SqlProgram {
+    SqlProgram::new("/proc/self/exe", ["serve::tests::sql_process", "--exact", "--ignored", "--nocapture"])
+}
+
+#[test]
+#[ignore = "no test: the process of a query, which the server of a test starts"]
+fn sql_process() {
+    sql_worker();
+}
+
 struct Server {
     url: String,
     client: reqwest::Client,
@@ -94,17 +107,31 @@ async fn serve(change: impl FnOnce(&mut App)) -> Server {
     let names = ["voters", "pg.voters", "votes_rejected", "numbers"];
     let mut app = App {
         published,
-        restricted: names.iter().map(|name| (name.to_string(), voters.clone())).collect(),
-        restricted_hint: "a ballot is secret",
-        prepare: None,
+        tables: SqlTables {
+            restricted: names.iter().map(|name| (name.to_string(), voters.clone())).collect(),
+            restricted_hint: "a ballot is secret",
+            plain_views: vec![
+                ("leaders_twice".into(), "SELECT total_votes * 2 AS votes FROM leaders".into()),
+                (
+                    "leaders".into(),
+                    "SELECT total_votes FROM votes_per_candidate WHERE total_votes > 10".into(),
+                ),
+                ("register".into(), "SELECT COUNT(*) AS voters FROM voters".into()),
+            ],
+        },
+        program: program(),
         token: TOKEN.into(),
         web_dir: None,
         limits: SqlLimits {
+            public: true,
             timeout: Duration::from_secs(60),
             rows_max: 100,
             bytes_max: 64 << 20,
             concurrency_max: 2,
+            public_concurrency_max: 2,
         },
+        connections: ConnectionLimits::of(1_000),
+        hosts: Vec::new(),
         extra: axum::Router::new(),
     };
     change(&mut app);
@@ -180,10 +207,10 @@ async fn a_view_answers_its_rows_in_plain_json() {
         (&view["view"], &view["epoch"], &view["total_rows"]),
         (&json!("votes_per_candidate"), &json!(7), &json!(4))
     );
-    let first = json!({"candidate_id": "c1", "total_votes": 10, "share": 37.5, "score": 1.5, "at": "1970-01-01T00:00:00"});
+    let first = json!({"candidate_id": "c1", "total_votes": 10, "share": 37.5, "score": 1.5, "at": "1970-01-01T00:00:00Z"});
     assert_eq!(view["rows"][0], first);
     assert_eq!(view["rows"][1]["share"], -0.25);
-    assert_eq!(view["rows"][1]["at"], "1970-01-01T00:00:01.500");
+    assert_eq!(view["rows"][1]["at"], "1970-01-01T00:00:01.500Z");
     assert_eq!((&view["rows"][1]["score"], &view["rows"][2]["score"]), (&Value::Null, &Value::Null));
     assert_eq!(view["rows"][2]["total_votes"], Value::Null);
 }
@@ -232,7 +259,7 @@ async fn wrong_names_are_answered_with_the_right_ones() {
         ("/api/views/numbers?limit=1000000", 400, "at most 100000"),
         ("/api/nothing", 404, "/api/nothing"),
         ("/nothing", 404, "/nothing"),
-        ("/api/sql", 405, "GET"),
+        ("/api/sql", 400, "query"),
     ] {
         let (got, body) = problem(server.get(path).send().await.unwrap()).await;
         assert_eq!(got, status, "{path}");
@@ -277,6 +304,94 @@ async fn csv_and_arrow_by_accept() {
     assert_eq!(batches, [candidates().slice(0, 2)]);
     let (content_type, _) = get("text/html,*/*;q=0.8").await;
     assert_eq!(content_type, "application/json");
+}
+
+#[tokio::test]
+async fn a_format_may_be_named_in_the_path_or_by_a_parameter() {
+    let server = serve(|_| {}).await;
+    let csv = "candidate_id,total_votes,share,score,at\nc1,10,37.50,1.5,1970-01-01T00:00:00Z\n";
+    for path in ["votes_per_candidate.csv?limit=1", "votes_per_candidate?limit=1&format=csv"] {
+        let response = server.get(&format!("/api/views/{path}")).send().await.unwrap();
+        assert!(response.headers()["content-type"].to_str().unwrap().starts_with("text/csv"), "{path}");
+        assert_eq!(response.text().await.unwrap(), csv, "{path}");
+    }
+    let arrow = server.get("/api/views/numbers.arrow").send().await.unwrap().bytes().await.unwrap();
+    assert_eq!(StreamReader::try_new(&arrow[..], None).unwrap().next().unwrap().unwrap().num_rows(), 1_000);
+    assert_eq!(server.json("/api/views/numbers.json").await["total_rows"], 5_000);
+    let (status, body) = problem(server.get("/api/views/numbers?format=xml").send().await.unwrap()).await;
+    assert_eq!(status, 400);
+    assert!(detail(&body).contains("json, csv, arrow"), "{body}");
+}
+
+#[tokio::test]
+async fn rows_are_chosen_by_their_values() {
+    let server = serve(|_| {}).await;
+    for (parameters, expected) in [
+        ("candidate_id=c2", vec!["c2"]),
+        ("candidate_id=c2&candidate_id=c4&sort=candidate_id:desc", vec!["c4", "c2"]),
+        ("total_votes=10", vec!["c1", "c4"]),
+        ("total_votes=10&candidate_id=c4", vec!["c4"]),
+        ("total_votes=", vec!["c3"]),
+        ("total_votes=10&total_votes=", vec!["c1", "c3", "c4"]),
+        ("share=-0.25", vec!["c2"]),
+        ("at=1970-01-01T00:00:01.5Z", vec!["c2"]),
+        ("candidate_id=nobody", vec![]),
+        ("candidate_id=", vec![]),
+    ] {
+        let page = server.json(&format!("/api/views/votes_per_candidate?{parameters}")).await;
+        let rows = page["rows"].as_array().unwrap();
+        let ids: Vec<&str> = rows.iter().map(|row| row["candidate_id"].as_str().unwrap()).collect();
+        assert_eq!(
+            (ids.len(), ids),
+            (page["total_rows"].as_u64().unwrap() as usize, expected),
+            "{parameters}"
+        );
+    }
+    let page = server.json("/api/views/votes_per_candidate?total_votes=10&limit=1").await;
+    assert_eq!((page["rows"].as_array().unwrap().len(), &page["total_rows"]), (1, &json!(2)));
+    let bad = server.get("/api/views/votes_per_candidate?total_votes=many").send().await.unwrap();
+    let (status, body) = problem(bad).await;
+    assert_eq!(status, 400);
+    assert!(detail(&body).contains("\"total_votes\" is BIGINT, and \"many\" is none"), "{body}");
+}
+
+#[tokio::test]
+async fn any_web_page_may_read_the_views_and_nothing_else() {
+    let server = serve(|_| {}).await;
+    let ask =
+        async |path: &str| server.get(path).header("origin", "https://paper.example").send().await.unwrap();
+    for path in ["/api/views", "/api/views/numbers", "/api/views/numbers.csv"] {
+        assert_eq!(ask(path).await.headers()["access-control-allow-origin"], "*", "{path}");
+    }
+    for path in ["/api/sql?query=SELECT%201", "/api/status", "/metrics"] {
+        assert!(!ask(path).await.headers().contains_key("access-control-allow-origin"), "{path}");
+    }
+    let preflight = server
+        .client
+        .request(reqwest::Method::OPTIONS, format!("{}/api/views", server.url))
+        .header("origin", "https://paper.example")
+        .header("access-control-request-method", "GET")
+        .header("access-control-request-headers", "authorization");
+    let preflight = preflight.send().await.unwrap();
+    assert!(!preflight.headers().contains_key("access-control-allow-headers"), "the token may not be sent");
+}
+
+#[tokio::test]
+async fn the_document_names_routes_that_there_are() {
+    let server = serve(|_| {}).await;
+    let document = server.json("/api/openapi.json").await;
+    assert_eq!(document["openapi"], "3.1.0");
+    let paths = document["paths"].as_object().unwrap();
+    assert!(paths.len() >= 9, "{document}");
+    for (path, operations) in paths {
+        let path = path.replace("{name}", "numbers");
+        for method in operations.as_object().unwrap().keys() {
+            let method = method.to_uppercase().parse().unwrap();
+            let url = format!("{}{path}", server.url);
+            let status = server.client.request(method, url).send().await.unwrap().status();
+            assert!(![404, 405].contains(&status.as_u16()), "{path}: {status}");
+        }
+    }
 }
 
 #[tokio::test]
@@ -359,7 +474,7 @@ async fn every_answer_is_guarded_even_after_a_panic() {
         panic!("a bug")
     }
     let server = serve(|app| app.extra = axum::Router::new().route("/broken", get(broken))).await;
-    for (path, status) in [("/api/views", 200), ("/api/none", 404), ("/broken", 500), ("/api/sql", 405)] {
+    for (path, status) in [("/api/views", 200), ("/api/none", 404), ("/broken", 500), ("/api/sql", 400)] {
         let response = server.get(path).send().await.unwrap();
         assert_eq!(response.status(), status, "{path}");
         let header = |name: &str| response.headers()[name].to_str().unwrap().to_owned();

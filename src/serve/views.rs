@@ -5,31 +5,23 @@ use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use arrow::array::{RecordBatch, UInt32Array};
-use arrow::compute::{SortColumn, SortOptions, lexsort_to_indices, take_record_batch};
-use arrow::error::ArrowError;
-use arrow::ipc::writer::StreamWriter;
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
-use axum::http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH, VARY};
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH, VARY};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, SecondsFormat, Utc};
 use datafusion::error::DataFusionError;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use tokio::sync::Semaphore;
 
 use crate::snapshot::{FailureStatus, Published, Reader, ViewSnapshot};
 
-use super::json::{self, ColumnInfo, column_list};
+use super::formats::Format;
+use super::json::{ColumnInfo, column_list};
+use super::page::Page;
 use super::problem::Problem;
-
-/// Rows of a page that asks for no number.
-const LIMIT_DEFAULT: usize = 1_000;
-
-/// Most rows of a page.
-const LIMIT_MAX: usize = 100_000;
 
 /// Pages made at one time; more wait.
 const PAGES_MAX: usize = 8;
@@ -89,23 +81,6 @@ fn rfc3339(time: SystemTime) -> String {
     DateTime::<Utc>::from(time).to_rfc3339_opts(SecondsFormat::Millis, true)
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Page {
-    sort: Option<String>,
-    order: Option<Order>,
-    limit: Option<usize>,
-    #[serde(default)]
-    offset: usize,
-}
-
-#[derive(Clone, Copy, PartialEq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Order {
-    Asc,
-    Desc,
-}
-
 fn find(published: &Published, name: &str) -> Result<Arc<ViewSnapshot>, Problem> {
     published.views.get(name).cloned().ok_or_else(|| {
         let known: Vec<&str> = published.views.keys().map(String::as_str).collect();
@@ -123,14 +98,21 @@ pub(super) async fn plan(State(views): State<Views>, Path(name): Path<String>) -
 pub(super) async fn read(
     State(views): State<Views>,
     Path(name): Path<String>,
-    page: Result<Query<Page>, QueryRejection>,
+    parameters: Result<Query<Vec<(String, String)>>, QueryRejection>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let Query(page) = page?;
+    let Query(parameters) = parameters?;
     let published = views.published.borrow().clone();
-    let view = find(&published, &name)?;
-    page.check()?;
-    let format = Format::accepted(&headers);
+    let (bare, of_path) = Format::split(&name);
+    // A view's own name may end so.
+    let (name, of_path) = match published.views.contains_key(&name) {
+        true => (name.as_str(), None),
+        false => (bare, of_path),
+    };
+    let view = find(&published, name)?;
+    let page = Page::new(parameters)?;
+    page.check(&view.info.schema)?;
+    let format = page.format(of_path, &headers);
     let etag = etag(&view, format, &published.status.started_at);
     let caching = [(ETAG, etag.clone()), (CACHE_CONTROL, "no-cache".into()), (VARY, "accept".into())];
     if is_not_modified(&headers, &etag) {
@@ -144,37 +126,6 @@ pub(super) async fn read(
         Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "this page can't be made; the server's log says why")
     })??;
     Ok((caching, [(CONTENT_TYPE, format.media_type())], body).into_response())
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-enum Format {
-    Json,
-    Csv,
-    Arrow,
-}
-
-impl Format {
-    const ARROW_STREAM: &str = "application/vnd.apache.arrow.stream";
-
-    /// JSON unless the client names another one.
-    fn accepted(headers: &HeaderMap) -> Self {
-        let accepts = |media_type: &str| {
-            headers.get_all(ACCEPT).iter().any(|v| v.to_str().is_ok_and(|v| v.contains(media_type)))
-        };
-        match () {
-            () if accepts(Format::ARROW_STREAM) => Format::Arrow,
-            () if accepts("text/csv") => Format::Csv,
-            () => Format::Json,
-        }
-    }
-
-    fn media_type(self) -> &'static str {
-        match self {
-            Format::Json => "application/json",
-            Format::Csv => "text/csv; charset=utf-8; header=present",
-            Format::Arrow => Format::ARROW_STREAM,
-        }
-    }
 }
 
 /// Weak, as the body may be compressed. The epoch alone would not do: it may be the same after a restart,
@@ -197,47 +148,6 @@ pub(super) fn is_not_modified(headers: &HeaderMap, etag: &str) -> bool {
         .any(|tag| tag.trim() == "*" || strong(tag) == strong(etag))
 }
 
-impl Page {
-    fn check(&self) -> Result<(), Problem> {
-        match self.limit {
-            Some(limit) if limit > LIMIT_MAX => Err(Problem::new(
-                StatusCode::BAD_REQUEST,
-                format!("limit is {limit}; at most {LIMIT_MAX} rows come at once: page with offset"),
-            )),
-            _ => Ok(()),
-        }
-    }
-
-    /// The rows of the page. Equal rows keep the view's order, so that pages neither overlap nor miss any.
-    fn cut(&self, batch: &RecordBatch) -> Result<RecordBatch, Problem> {
-        let rows = batch.num_rows();
-        let offset = self.offset.min(rows);
-        let limit = self.limit.unwrap_or(LIMIT_DEFAULT).min(rows - offset);
-        let Some(sort) = &self.sort else { return Ok(batch.slice(offset, limit)) };
-        let (column, order) = match sort.rsplit_once(':') {
-            Some((column, "desc")) => (column, Order::Desc),
-            Some((column, "asc")) => (column, Order::Asc),
-            _ => (sort.as_str(), self.order.unwrap_or(Order::Asc)),
-        };
-        let values = batch.column_by_name(column).cloned().ok_or_else(|| {
-            let known: Vec<String> = batch.schema().fields().iter().map(|f| f.name().clone()).collect();
-            let detail =
-                format!("there is no column {column:?} to sort by; the columns are: {}", known.join(", "));
-            Problem::new(StatusCode::BAD_REQUEST, detail)
-        })?;
-        let options = SortOptions { descending: order == Order::Desc, nulls_first: false };
-        let by_place = UInt32Array::from_iter_values((0..rows).map(|row| row as u32));
-        let columns = [
-            SortColumn { values, options: Some(options) },
-            SortColumn { values: Arc::new(by_place), options: None },
-        ];
-        let indices = lexsort_to_indices(&columns, Some(offset + limit)).map_err(|e| {
-            Problem::new(StatusCode::BAD_REQUEST, format!("column {column:?} can't be sorted by: {e}"))
-        })?;
-        Ok(take_record_batch(batch, &indices.slice(offset, limit)).map_err(DataFusionError::from)?)
-    }
-}
-
 #[derive(Serialize)]
 struct Head<'a> {
     view: &'a str,
@@ -248,29 +158,13 @@ struct Head<'a> {
 
 fn render(view: &ViewSnapshot, page: &Page, format: Format) -> Result<Vec<u8>, Problem> {
     let batch = view.batch()?;
-    let rows = page.cut(&batch)?;
+    let (total_rows, rows) = page.cut(&batch)?;
     let head = Head {
         view: &view.info.name,
         epoch: view.epoch,
-        total_rows: batch.num_rows(),
+        total_rows,
         columns: column_list(&view.info.schema),
     };
-    let body = match format {
-        Format::Json => json::body(&head, &[rows]),
-        Format::Csv => csv(&rows),
-        Format::Arrow => arrow_stream(&rows),
-    };
-    Ok(body.map_err(DataFusionError::from)?)
-}
-
-fn csv(batch: &RecordBatch) -> Result<Vec<u8>, ArrowError> {
-    let mut writer = arrow_csv::Writer::new(Vec::new());
-    writer.write(batch)?;
-    Ok(writer.into_inner())
-}
-
-fn arrow_stream(batch: &RecordBatch) -> Result<Vec<u8>, ArrowError> {
-    let mut writer = StreamWriter::try_new(Vec::new(), &batch.schema())?;
-    writer.write(batch)?;
-    writer.into_inner()
+    let schema = rows.schema();
+    Ok(format.body(&head, &schema, &[rows]).map_err(DataFusionError::from)?)
 }

@@ -36,8 +36,10 @@ impl Running {
         let stop = Shutdown::new();
         let reader = pipeline.reader();
         let (config, shutdown) = (config.clone(), stop.clone());
-        let run =
-            async move { commands::run_engine(pipeline, &config, listener, TOKEN.into(), shutdown).await };
+        let program = serve::SqlProgram::new(env!("CARGO_BIN_EXE_tally"), ["sql-worker"]);
+        let run = async move {
+            commands::run_engine(pipeline, &config, listener, TOKEN.into(), program, shutdown).await
+        };
         let task = tokio::spawn(run);
         Running { url: format!("http://{address}"), reader, stop, task, http: reqwest::Client::new() }
     }
@@ -232,11 +234,15 @@ fn read(config: &Config, topic: &str) -> HashMap<Vec<u8>, Value> {
 }
 
 async fn ad_hoc_sql_counts_the_same(running: &Running, cast: u64) {
-    let (status, answer) = running.sql("SELECT SUM(total_votes) AS n FROM votes_per_candidate", None).await;
+    let (status, answer) =
+        running.sql("SELECT SUM(total_votes) AS n FROM votes_per_candidate", Some(TOKEN)).await;
     assert_eq!((status, &answer["rows"][0]["n"]), (200, &json!(cast)), "{answer}");
     let raw = "SELECT COUNT(*) AS n, COUNT(DISTINCT voter_id) AS d FROM votes";
     let (status, answer) = running.sql(raw, None).await;
-    assert_eq!(status, 401, "the raw stream needs the token: {answer}");
+    assert_eq!(status, 401, "SQL needs the token: {answer}");
+    let plain = "SELECT MAX(place) AS n FROM ranked_candidates";
+    let (status, answer) = running.sql(plain, Some(TOKEN)).await;
+    assert_eq!((status, &answer["rows"][0]["n"]), (200, &json!(3)), "a plain view can be asked: {answer}");
     let (status, answer) = running.sql(raw, Some(TOKEN)).await;
     assert_eq!((status, &answer["rows"][0]), (200, &json!({ "n": cast, "d": cast })), "{answer}");
     let joined = "SELECT COUNT(*) AS n FROM votes b JOIN voters v ON v.voter_id = b.voter_id WHERE v.nationality = 'British'";
