@@ -150,9 +150,10 @@ def settled(dashboard, postgres):
         if state != seen["count"]:
             seen["count"], seen["since"] = state, time.monotonic()
         steady = time.monotonic() - seen["since"] >= STABLE_SECONDS
-        if steady and status["ready"] and lag == 0 and counted == stored > 0:
+        unreleased = status["release"]["unreleased_rows"]
+        if steady and status["ready"] and lag == 0 and counted == stored > 0 and unreleased == 0:
             return status
-        raise ValueError(f"counted {counted}, in Postgres {stored}, lag {lag}")
+        raise ValueError(f"counted {counted}, in Postgres {stored}, lag {lag}, not yet released {unreleased}")
 
     return until(COUNT_SECONDS, "counting every vote in Postgres", probe)
 

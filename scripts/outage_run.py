@@ -227,8 +227,9 @@ def compare(engine, url):
              psql(url, "SELECT candidate_id, count(*) FROM votes GROUP BY 1")}
 
     def equal():
-        source = engine.source()
-        return source["lag"] == 0 and source["counted"] == sum(truth.values()) and source
+        source, release = engine.source(), engine.get("/api/status")[1].get("release", {})
+        counted = source["lag"] == 0 and source["counted"] == sum(truth.values())
+        return counted and release.get("unreleased_rows") == 0 and source
     source = until(COUNT_SECONDS, f"counting {sum(truth.values())} votes (now {engine.source()})", equal)
     if source["received"] != source["counted"] + source["rejected"]:
         raise Failure(f"received is not counted + rejected: {source}")

@@ -158,6 +158,7 @@ pub async fn run_engine(
     let AdHocTables { restricted, plain_views } = pipeline.tables();
     let app = App {
         published: pipeline.reader(),
+        policy: config.into(),
         tables: SqlTables { restricted, restricted_hint: "a ballot is secret", plain_views },
         program,
         token,

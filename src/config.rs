@@ -62,6 +62,15 @@ pub struct Config {
     /// Most bytes of state: primary keys, groups, held rows, views' rows. At the limit the engine stops and
     /// says what takes them; 0: no limit.
     pub state_bytes_max: usize,
+    /// Least milliseconds between two releases, which are what the public sees of the views.
+    pub release_interval_ms: u64,
+    /// Least newly counted rows of a release.
+    pub release_ballots: u64,
+    /// Seconds without a new row after which a release has all rows that are counted; unless a view says when the
+    /// count is complete (`complete_when`).
+    pub release_quiet_s: u64,
+    /// Groups of fewer rows are not shown in views with `secret_by`.
+    pub small_cell: u64,
     /// Whether anybody may ask ad-hoc SQL of the views; otherwise the operator alone.
     pub public_sql: bool,
     /// Longest an ad-hoc query may run, in seconds.
@@ -97,6 +106,10 @@ impl Default for Config {
             trigger_ms: 50,
             reference_refresh_s: 300,
             state_bytes_max: 8 << 30,
+            release_interval_ms: 2_000,
+            release_ballots: 10,
+            release_quiet_s: 10,
+            small_cell: 10,
             public_sql: false,
             sql_timeout_s: 30,
             sql_rows_max: 10_000,
@@ -216,6 +229,9 @@ impl Config {
         least("batch_rows", self.batch_rows as u64, 1)?;
         least("trigger_ms", self.trigger_ms, 1)?;
         least("reference_refresh_s", self.reference_refresh_s, 1)?;
+        least("release_ballots", self.release_ballots, 1)?;
+        least("small_cell", self.small_cell, 1)?;
+        least("release_quiet_s", self.release_quiet_s, 1)?;
         least("sql_timeout_s", self.sql_timeout_s, 1)?;
         least("sql_rows_max", self.sql_rows_max as u64, 1)?;
         least("sql_bytes_max", self.sql_bytes_max as u64, 1 << 20)?;
@@ -233,6 +249,8 @@ impl Config {
         most("batch_rows", self.batch_rows as u64, 10_000_000)?;
         most("trigger_ms", self.trigger_ms, 60_000)?;
         most("reference_refresh_s", self.reference_refresh_s, 365 * 24 * 3600)?;
+        most("release_interval_ms", self.release_interval_ms, 24 * 3_600_000)?;
+        most("release_quiet_s", self.release_quiet_s, 24 * 3600)?;
         most("sql_timeout_s", self.sql_timeout_s, 24 * 3600)?;
         most("sql_rows_max", self.sql_rows_max as u64, 100_000_000)?;
         most("sql_bytes_max", self.sql_bytes_max as u64, 1 << 40)?;

@@ -37,7 +37,8 @@ pub mod history;
 // … changes out, …
 pub mod sink;
 
-// … and what readers see.
+// … and what readers see: the operator each epoch, the public releases.
+pub mod release;
 pub mod snapshot;
 
 // The loop that ties these together, one epoch at a time; the same over files.

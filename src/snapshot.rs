@@ -42,10 +42,20 @@ pub struct ViewSnapshot {
 type Rows = Arc<dyn RowSource>;
 
 impl Status {
-    /// The same without what only the operator may see.
-    pub fn for_the_public(&self) -> Status {
+    /// The same without what only the operator may see. What depends on values of single rows is told as it was in
+    /// `released`, the status of the newest release.
+    pub fn for_the_public(&self, released: &Status) -> Status {
         let mut status = self.clone();
-        status.sources.iter_mut().for_each(|source| source.reject_samples.clear());
+        for source in &mut status.sources {
+            source.reject_samples.clear();
+            let then = released.sources.iter().find(|then| then.name == source.name);
+            source.late_by_view = then.map(|then| then.late_by_view.clone()).unwrap_or_default();
+            source.errors_by_view = then.map(|then| then.errors_by_view.clone()).unwrap_or_default();
+            source.unmatched_by_view = then.map(|then| then.unmatched_by_view.clone()).unwrap_or_default();
+        }
+        status.failed_views.iter_mut().for_each(|failed| *failed = failed.without_values());
+        status.state_bytes = released.state_bytes;
+        status.state_bytes_by_view.clear();
         status
     }
 }
@@ -132,6 +142,13 @@ pub struct FailureStatus {
     pub file: String,
     /// The line there.
     pub line: u64,
+}
+
+impl FailureStatus {
+    /// The same for everybody: what the query said may hold values of a row.
+    pub fn without_values(&self) -> FailureStatus {
+        FailureStatus { reason: "the operator's status says why".into(), ..self.clone() }
+    }
 }
 
 /// Records that a topic will never take.

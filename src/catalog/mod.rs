@@ -1,6 +1,7 @@
 //! Reads the statements of `queries/`: sources and their rules, views and their options. Knows what is
 //! declared, not how it runs.
 
+mod disclosure;
 mod place;
 mod rule;
 mod source;
@@ -16,6 +17,7 @@ use datafusion::sql::parser::{DFParser, Statement};
 use datafusion::sql::sqlparser::ast::{Ident, ObjectName, Spanned, Statement as SqlStatement, Value};
 use datafusion::sql::sqlparser::tokenizer::Span;
 
+pub use self::disclosure::{Access, DisclosureDef};
 pub use self::place::Place;
 use self::place::parse_error;
 pub use self::rule::{Rule, RuleKind};

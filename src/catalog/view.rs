@@ -5,6 +5,7 @@ use datafusion::sql::sqlparser::ast::{
     CreateTableOptions, CreateView, Expr, SqlOption, Statement as SqlStatement,
 };
 
+use super::disclosure::{DISCLOSURE_OPTIONS, DisclosureDef};
 use super::{MILLISECOND, Place, bare_name, duration_ms, literal, normalize};
 use crate::error::Result;
 
@@ -64,6 +65,8 @@ pub struct ViewDef {
     pub hold: Option<Hold>,
     /// Newest rows that stay readable, if it is an append view without state.
     pub ring_rows: usize,
+    /// Who may read it, and what must not be told apart in it.
+    pub disclosure: DisclosureDef,
 }
 
 pub(super) fn view(place: Place, view: CreateView) -> Result<ViewDef> {
@@ -77,6 +80,7 @@ pub(super) fn view(place: Place, view: CreateView) -> Result<ViewDef> {
         mode: None,
         hold: None,
         ring_rows: RING_ROWS,
+        disclosure: DisclosureDef::default(),
         place,
     };
     let mut hold_for = None;
@@ -121,8 +125,9 @@ pub(super) fn view(place: Place, view: CreateView) -> Result<ViewDef> {
                         .error(format!("hold_for '{value}' is no duration such as '1 hour'")));
                 }
             },
+            option if def.disclosure.set(option, &value, &def.place)? => {}
             other => {
-                let known = VIEW_OPTIONS.join(", ");
+                let known = [&VIEW_OPTIONS[..], &DISCLOSURE_OPTIONS[..]].concat().join(", ");
                 return Err(def.place.error(format!("unknown option '{other}'; a view knows {known}")));
             }
         }

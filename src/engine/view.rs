@@ -8,6 +8,8 @@ use arrow::compute::concat_batches;
 use arrow::datatypes::SchemaRef;
 use datafusion::error::Result;
 
+use crate::catalog::Access;
+
 /// What does not change about a view while the engine runs.
 #[derive(Clone, Debug)]
 pub struct ViewInfo {
@@ -23,6 +25,32 @@ pub struct ViewInfo {
     pub topic: Option<String>,
     /// How it is kept up to date, for people: its plan below, state and finishing plan.
     pub plan: String,
+    /// Who may read it, and what must not be told apart in it.
+    pub disclosure: Disclosure,
+}
+
+/// Who may read a view over HTTP, and what must not be told apart in it. The engine only passes it on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Disclosure {
+    /// Who reads it.
+    pub access: Access,
+    /// Whose choices its rows count.
+    pub secret: Option<Secret>,
+    /// Column that is true in every row once all that is expected is counted.
+    pub complete_when: Option<String>,
+    /// What whoever declared it should know.
+    pub warnings: Vec<String>,
+}
+
+/// How a view counts what people chose.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Secret {
+    /// Key columns that make a group of people; none: all are one group.
+    pub by: Vec<String>,
+    /// The other key columns: what was chosen.
+    pub choice: Vec<String>,
+    /// Integer column that says how many chose it.
+    pub counted_in: String,
 }
 
 /// Makes the rows as one record batch, in the view's order. Called at most once per snapshot, by the first reader.

@@ -9,7 +9,7 @@ use arrow::datatypes::{Field, Schema, SchemaRef};
 use super::files::read_tables;
 use crate::catalog::{Catalog, Format, Rule, RuleKind, SourceDef};
 use crate::decode;
-use crate::engine::{Engine, session};
+use crate::engine::{Disclosure, Engine, session};
 use crate::error::Result;
 use crate::queries::QueryFile;
 use crate::reference;
@@ -64,6 +64,10 @@ pub async fn check(
         let topic = info.topic.as_deref().unwrap_or("none, only served");
         text += &format!("view {}\n  columns: {}\n", info.name, columns(&info.schema));
         text += &format!("  key: {key}\n  mode: {}\n  topic: {topic}\n", info.mode);
+        text += &format!("  access: {}\n", of_disclosure(&info.disclosure));
+        for warning in &info.disclosure.warnings {
+            text += &format!("  warning: {warning}\n");
+        }
         for line in info.plan.lines() {
             text += &format!("  {line}\n");
         }
@@ -115,6 +119,19 @@ fn of_order(source: &SourceDef) -> Option<String> {
         ),
         None => return None,
     })
+}
+
+/// Who reads a view, and what is not told apart in it.
+fn of_disclosure(disclosure: &Disclosure) -> String {
+    let mut text = disclosure.access.to_string();
+    if let Some(secret) = &disclosure.secret {
+        let by = if secret.by.is_empty() { "nothing".into() } else { secret.by.join(", ") };
+        text += &format!("; secret by {by}, counted in {}", secret.counted_in);
+    }
+    if let Some(column) = &disclosure.complete_when {
+        text += &format!("; the count is complete when {column}");
+    }
+    text
 }
 
 fn columns(schema: &Schema) -> String {

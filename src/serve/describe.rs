@@ -15,12 +15,13 @@ fn formats() -> Value {
 pub(super) fn views() -> Value {
     let view = json!({
         "type": "object",
-        "required": ["name", "columns", "key", "mode", "rows", "epoch"],
+        "required": ["name", "columns", "key", "mode", "access", "rows", "epoch"],
         "properties": {
             "name": {"type": "string"},
             "columns": columns(),
             "key": {"type": "array", "items": {"type": "string"}, "description": "Columns that tell its rows apart"},
             "mode": {"enum": ["update", "complete", "append"]},
+            "access": {"enum": ["public", "operator"], "description": "Who reads it"},
             "topic": {"type": ["string", "null"]},
             "rows": {"type": "integer", "minimum": 0},
             "epoch": {"type": "integer", "minimum": 0, "description": "The one that last changed it"},
@@ -30,10 +31,46 @@ pub(super) fn views() -> Value {
     });
     let list = json!({
         "type": "object",
-        "required": ["epoch", "views"],
-        "properties": {"epoch": {"type": "integer", "minimum": 0}, "views": {"type": "array", "items": view}}
+        "required": ["release", "epoch", "views"],
+        "properties": {
+            "release": release(),
+            "epoch": {"type": "integer", "minimum": 0},
+            "views": {"type": "array", "items": view}
+        }
     });
-    json!({"get": operation("The views", &[], json!({"200": json_answer("Every view", list)}))})
+    json!({"get": operation("The views", &[], json!({"200": json_answer("Every view that the caller may read", list)}))})
+}
+
+fn release() -> Value {
+    json!({"type": "integer", "minimum": 0, "description": "The newest; 0: none yet"})
+}
+
+/// `/api/changes`
+pub(super) fn changes() -> Value {
+    let which =
+        parameter("views", "Names with commas between them; without it, all", json!({"type": "string"}));
+    json!({"get": pushed("Follows views", &[which])})
+}
+
+/// `/api/views/{name}/changes`
+pub(super) fn changes_of_one() -> Value {
+    json!({"get": pushed("Follows a view", &[view_name()])})
+}
+
+fn pushed(summary: &str, parameters: &[Value]) -> Value {
+    let mut get = operation(
+        summary,
+        parameters,
+        json!({
+            "200": text_answer("Events: a snapshot, then the changes of each release (operator: of each epoch)", "text/event-stream"),
+            "400": problem("A parameter is wrong"),
+            "404": problem("There is no such view"),
+            "422": problem("The view has too many rows to be pushed"),
+            "503": problem("Not now")
+        }),
+    );
+    get["description"] = "Server-sent events. `Last-Event-ID` resumes.".into();
+    get
 }
 
 /// `/api/views/{name}`
@@ -52,6 +89,7 @@ pub(super) fn view() -> Value {
     ];
     let head = json!({
         "view": {"type": "string"},
+        "release": release(),
         "epoch": {"type": "integer", "minimum": 0},
         "total_rows": {"type": "integer", "minimum": 0}
     });
@@ -133,9 +171,14 @@ pub(super) fn status() -> Value {
     });
     let status = json!({
         "type": "object",
-        "required": ["epoch", "ready", "started_at", "paused", "failed_views", "sources", "batches", "reference_tables"],
+        "required": ["epoch", "release", "ready", "started_at", "paused", "failed_views", "sources", "batches", "reference_tables"],
         "properties": {
             "epoch": count,
+            "release": {
+                "type": "object",
+                "required": ["release", "epoch", "at", "rows", "unreleased_rows", "complete"],
+                "description": "The newest release: what the public sees"
+            },
             "ready": {"type": "boolean", "description": "Whether the topics' history is counted"},
             "started_at": {"type": "string", "format": "date-time"},
             "uptime_s": count,
@@ -146,7 +189,8 @@ pub(super) fn status() -> Value {
             "reference_tables": list(json!({"type": "object", "required": ["name", "rows", "age_s"]}))
         }
     });
-    json!({"get": operation("How the engine is doing", &[], json!({
+    let after = parameter("after", "Waits for an epoch greater than this, at most 30 s", count);
+    json!({"get": operation("How the engine is doing", &[after], json!({
         "200": json_answer("Of the operator's, also examples of rejected messages", status),
         "400": problem("A parameter is wrong")
     }))})

@@ -3,16 +3,23 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use arrow_json::WriterBuilder;
-use arrow_json::writer::JsonArray;
+use arrow_json::writer::{JsonArray, LineDelimited};
+use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Serialize;
 
 /// How a time without a zone is written: it is one of UTC, and says so.
 pub(super) const UTC: &str = "%Y-%m-%dT%H:%M:%S%.fZ";
+
+/// A time in UTC, to the millisecond.
+pub(super) fn rfc3339(time: SystemTime) -> String {
+    DateTime::<Utc>::from(time).to_rfc3339_opts(SecondsFormat::Millis, true)
+}
 
 /// A column as the API names it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -59,10 +66,23 @@ pub(super) fn type_name(data_type: &DataType) -> String {
     }
 }
 
+fn builder() -> WriterBuilder {
+    WriterBuilder::new().with_explicit_nulls(true).with_timestamp_format(UTC.into())
+}
+
+/// Each row as a JSON object.
+pub(super) fn row_objects(rows: &RecordBatch) -> Result<Vec<Vec<u8>>, ArrowError> {
+    let mut writer = builder().build::<_, LineDelimited>(Vec::new());
+    writer.write(rows)?;
+    writer.finish()?;
+    let lines = writer.into_inner();
+    // A line break in a text is written as an escape.
+    Ok(lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).map(<[u8]>::to_vec).collect())
+}
+
 /// The rows as a JSON array.
 pub fn rows_json(batches: &[RecordBatch]) -> Result<Vec<u8>, ArrowError> {
-    let builder = WriterBuilder::new().with_explicit_nulls(true).with_timestamp_format(UTC.into());
-    let mut writer = builder.build::<_, JsonArray>(Vec::new());
+    let mut writer = builder().build::<_, JsonArray>(Vec::new());
     for batch in batches {
         writer.write(batch)?;
     }

@@ -19,10 +19,11 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
-use crate::snapshot::{Reader, Status};
+use crate::snapshot::Status;
 
 use super::auth::Caller;
 use super::problem::Problem;
+use super::readers::Readers;
 
 const CONTENT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -75,15 +76,10 @@ pub(super) async fn count(State(requests): State<Requests>, request: Request, ne
 }
 
 pub(super) async fn metrics(
-    State((published, requests)): State<(Reader, Requests)>,
+    State((readers, requests)): State<(Readers, Requests)>,
     caller: Caller,
 ) -> Result<Response, Problem> {
-    let status = published.borrow().status.clone();
-    let status = match caller {
-        Caller::Operator => status,
-        Caller::Public => Arc::new(status.for_the_public()),
-    };
-    let body = encoded(status, &requests)
+    let body = encoded(readers.status(caller), &requests)
         .map_err(|_| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the metrics can't be written"))?;
     Ok(([(CACHE_CONTROL, "no-store"), (VARY, "authorization"), (CONTENT_TYPE, CONTENT)], body)
         .into_response())

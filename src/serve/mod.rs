@@ -3,9 +3,11 @@
 
 mod assets;
 mod auth;
+mod changes;
 mod connections;
 mod describe;
 mod embed;
+mod feed;
 mod formats;
 mod hosts;
 mod json;
@@ -13,6 +15,7 @@ mod metrics;
 mod openapi;
 mod page;
 mod problem;
+mod readers;
 mod router;
 mod sql;
 mod status;
@@ -29,6 +32,7 @@ use tokio::net::TcpListener;
 use tracing::warn;
 
 use crate::error::{Error, Result};
+use crate::release;
 use crate::shutdown::Shutdown;
 use crate::snapshot;
 
@@ -52,6 +56,8 @@ const NICENESS: i32 = 5;
 pub struct App {
     /// Views and status, as of the newest micro-batch.
     pub published: snapshot::Reader,
+    /// When the public sees what of them.
+    pub policy: release::Policy,
     /// What ad-hoc SQL can read beside the views.
     pub tables: SqlTables,
     /// Runs a query of ad-hoc SQL.
@@ -132,7 +138,7 @@ pub async fn run(listener: TcpListener, app: App, shutdown: Shutdown) -> Result<
     let address =
         listener.local_addr().map_err(|source| Error::Io { action: "serving HTTP".into(), source })?;
     let (hosts, limits) = (Hosts::new(&app.hosts, address), app.connections.within_open_files());
-    let server = connections::serve(listener, router(app, hosts), limits, shutdown.clone());
+    let server = connections::serve(listener, router(app, hosts, shutdown.clone()), limits, shutdown.clone());
     let overdue = async {
         shutdown.cancelled().await;
         tokio::time::sleep(DRAIN_TIMEOUT).await;

@@ -17,35 +17,45 @@ use tower_http::cors::{Any, CorsLayer};
 use tower_http::set_header::SetResponseHeaderLayer;
 use tower_http::trace::TraceLayer;
 
+use crate::shutdown::Shutdown;
+
 use super::auth::Guard;
+use super::changes::Changes;
 use super::hosts::{self, Hosts};
 use super::metrics::{self, Requests};
 use super::openapi::Routes;
 use super::problem::Problem;
+use super::readers::Readers;
 use super::sql::Sql;
 use super::views::Views;
-use super::{App, assets, describe, embed, sql, status, views};
+use super::{App, assets, changes, describe, embed, sql, status, views};
 
 /// Longest request body.
 const BODY_BYTES_MAX: usize = 64 << 10;
 
 const CSP: &str = "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
 
-/// All routes over an [`App`], for requests to `hosts`.
-pub fn router(app: App, hosts: Hosts) -> Router {
-    let App { published, tables, program, token, web_dir, limits, extra, .. } = app;
-    let sql = Arc::new(Sql::new(published.clone(), tables, program, limits));
-    let views = Views::new(published.clone());
+/// All routes over an [`App`], for requests to `hosts`. Answers that would go on for ever end at the shutdown.
+pub fn router(app: App, hosts: Hosts, shutdown: Shutdown) -> Router {
+    let App { published, policy, tables, program, token, web_dir, limits, extra, .. } = app;
+    let readers = Readers::start(published.clone(), policy);
+    let sql = Arc::new(Sql::new(readers.clone(), tables, program, limits));
+    let views = Views::new(readers.clone());
+    let changes = Changes::start(readers.clone(), shutdown);
+    let of_changes =
+        |handler: MethodRouter<Changes>| handler.with_state(changes.clone()).layer(readable_anywhere());
     let requests = Requests::new();
-    let metrics = get(metrics::metrics).with_state((published.clone(), requests.clone()));
+    let metrics = get(metrics::metrics).with_state((readers.clone(), requests.clone()));
     let of_views =
         |handler: MethodRouter<Views>| handler.with_state(views.clone()).layer(readable_anywhere());
     let (api, probes) = Routes::new()
         .route("/api/views", of_views(get(views::list)), describe::views())
         .route("/api/views/{name}", of_views(get(views::read)), describe::view())
         .route("/api/views/{name}/plan", of_views(get(views::plan)), describe::plan())
+        .route("/api/views/{name}/changes", of_changes(get(changes::of_one)), describe::changes_of_one())
+        .route("/api/changes", of_changes(get(changes::of_many)), describe::changes())
         .route("/api/sql", get(sql::get).post(sql::post).with_state(sql), describe::sql())
-        .route("/api/status", get(status::status).with_state(published.clone()), describe::status())
+        .route("/api/status", get(status::status).with_state(readers), describe::status())
         // Asked every second, and "not ready" is no error: they are not traced.
         .probe("/metrics", metrics, describe::metrics())
         .probe("/healthz", get(status::healthz), describe::healthz())

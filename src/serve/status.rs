@@ -1,24 +1,55 @@
 //! How the engine is doing, and whether the process serves and is ready. What it says comes from the newest
 //! snapshot alone.
 
+use std::time::Duration;
+
 use axum::Json;
-use axum::extract::State;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::http::header::{CACHE_CONTROL, VARY};
 use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
 
-use crate::snapshot::Reader;
+use crate::snapshot::{Reader, Status};
 
 use super::auth::Caller;
 use super::problem::Problem;
+use super::readers::{Readers, ReleaseStatus};
 
-pub(super) async fn status(State(published): State<Reader>, caller: Caller) -> Response {
-    let status = published.borrow().status.clone();
-    let no_store = [(CACHE_CONTROL, "no-store"), (VARY, "authorization")];
-    match caller {
-        Caller::Operator => (no_store, Json(&*status)).into_response(),
-        Caller::Public => (no_store, Json(status.for_the_public())).into_response(),
+/// Longest that an answer waits for an epoch.
+const AFTER_WAIT_MAX: Duration = Duration::from_secs(30);
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Wait {
+    /// Wait for an epoch greater than this.
+    after: Option<u64>,
+}
+
+#[derive(Serialize)]
+struct Answer<'a> {
+    #[serde(flatten)]
+    status: &'a Status,
+    release: ReleaseStatus,
+}
+
+/// The status; with `after`, once an epoch greater than that is published, or at the end of the wait as it is then.
+pub(super) async fn status(
+    State(readers): State<Readers>,
+    wait: Result<Query<Wait>, QueryRejection>,
+    caller: Caller,
+) -> Result<Response, Problem> {
+    let Query(Wait { after }) = wait?;
+    if let Some(after) = after {
+        let mut published = readers.published.clone();
+        let newer = published.wait_for(|published| published.epoch > after);
+        // At the time out, and when the engine ends, the answer is what there is.
+        tokio::time::timeout(AFTER_WAIT_MAX, newer).await.ok();
     }
+    let status = readers.status(caller);
+    let answer = Answer { status: &status, release: readers.release_status() };
+    Ok(([(CACHE_CONTROL, "no-store"), (VARY, "authorization")], Json(answer)).into_response())
 }
 
 /// Alive: the process answers.

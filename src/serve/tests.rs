@@ -1,5 +1,6 @@
 //! Over the wire: each test serves hand-made snapshots on a port of its own.
 
+mod changes;
 mod connections;
 mod metrics;
 mod sql;
@@ -20,7 +21,9 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::*;
+use crate::catalog::Access;
 use crate::engine::ViewInfo;
+use crate::release::Policy;
 use crate::shutdown::Shutdown;
 use crate::snapshot::{PauseStatus, Published, Status, ViewSnapshot};
 
@@ -46,13 +49,24 @@ fn view(name: &str, batch: RecordBatch, epoch: u64) -> (String, Arc<ViewSnapshot
     let info = ViewInfo {
         name: name.into(),
         schema: batch.schema(),
-        key: vec!["candidate_id".into()],
+        key: batch.column_by_name("candidate_id").map(|_| "candidate_id".into()).into_iter().collect(),
         mode: "update",
         plan: "finishing: incremental\n  Aggregate".into(),
         topic: Some(format!("aggregated_{name}")),
+        disclosure: Default::default(),
     };
     let changed_at = UNIX_EPOCH + Duration::from_millis(epoch);
     (name.into(), Arc::new(ViewSnapshot::new(Arc::new(info), epoch, Some(changed_at), Arc::new(batch))))
+}
+
+/// The same, with one more view, which is read by those.
+fn published_with(epoch: u64, access: Access) -> Arc<Published> {
+    let mut published = Published::clone(&published(epoch, true));
+    let (name, mut snapshot) = view("ballots", candidates(), epoch);
+    let info = Arc::make_mut(&mut Arc::get_mut(&mut snapshot).unwrap().info);
+    info.disclosure.access = access;
+    published.views.insert(name, snapshot);
+    Arc::new(published)
 }
 
 fn published(epoch: u64, ready: bool) -> Arc<Published> {
@@ -107,6 +121,7 @@ async fn serve(change: impl FnOnce(&mut App)) -> Server {
     let names = ["voters", "pg.voters", "votes_rejected", "numbers"];
     let mut app = App {
         published,
+        policy: Policy { interval: Duration::ZERO, rows_min: 1, quiet: Duration::ZERO, cell_min: 1 },
         tables: SqlTables {
             restricted: names.iter().map(|name| (name.to_string(), voters.clone())).collect(),
             restricted_hint: "a ballot is secret",
@@ -154,6 +169,13 @@ impl Server {
         let response = self.get(path).send().await.unwrap();
         assert_eq!(response.status(), 200, "{path}");
         response.json().await.unwrap()
+    }
+
+    /// Waits until the public sees that epoch.
+    async fn released(&self, epoch: u64) {
+        while self.json("/api/status").await["release"]["epoch"] != epoch {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
     }
 
     /// The answer's rows; the query must succeed.
@@ -271,6 +293,48 @@ async fn wrong_names_are_answered_with_the_right_ones() {
 }
 
 #[tokio::test]
+async fn the_public_sees_the_release_and_the_operator_the_epoch() {
+    let server = serve(|app| app.policy.interval = Duration::from_secs(3600)).await;
+    server.json("/api/views").await;
+    server.publish.send(published_with(8, Access::Operator)).unwrap();
+    let operators = async |path: &str| {
+        let answer = server.get(path).bearer_auth(TOKEN).send().await.unwrap();
+        answer.json::<Value>().await.unwrap()
+    };
+    let list = server.json("/api/views").await;
+    assert_eq!((&list["release"], &list["epoch"]), (&json!(1), &json!(7)));
+    let own = operators("/api/views").await;
+    assert_eq!((&own["release"], &own["epoch"]), (&json!(1), &json!(8)));
+    let names = |list: &Value| {
+        list["views"].as_array().unwrap().iter().map(|v| v["name"].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(names(&list), ["numbers", "votes_per_candidate"]);
+    assert_eq!(names(&own), ["ballots", "numbers", "votes_per_candidate"]);
+    let path = "/api/views/votes_per_candidate";
+    assert_eq!(server.json(path).await["epoch"], 7);
+    assert_eq!(operators(path).await["epoch"], 8);
+    let (status, body) = problem(server.get("/api/views/ballots").send().await.unwrap()).await;
+    assert_eq!(status, 401, "{body}");
+    assert_eq!(problem(server.get("/api/views/ballots/plan").send().await.unwrap()).await.0, 401);
+    assert_eq!(operators("/api/views/ballots").await["total_rows"], 4);
+    let (status, body) = server.refused("SELECT * FROM ballots").await;
+    assert_eq!(status, 400, "no such table for the public: {body}");
+}
+
+#[tokio::test]
+async fn a_status_can_be_waited_for() {
+    let server = serve(|_| {}).await;
+    let wait = tokio::spawn(server.get("/api/status?after=7").send());
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert!(!wait.is_finished());
+    server.publish.send(published(8, true)).unwrap();
+    let status: Value = wait.await.unwrap().unwrap().json().await.unwrap();
+    assert_eq!(status["epoch"], 8);
+    assert_eq!(server.json("/api/status?after=7").await["epoch"], 8, "what is there is not waited for");
+    assert_eq!(problem(server.get("/api/status?after=x").send().await.unwrap()).await.0, 400);
+}
+
+#[tokio::test]
 async fn an_unchanged_view_is_not_sent_again() {
     let server = serve(|_| {}).await;
     let path = "/api/views/votes_per_candidate";
@@ -283,6 +347,7 @@ async fn an_unchanged_view_is_not_sent_again() {
         server.get(path).header("accept", "text/csv").header("if-none-match", &etag).send().await.unwrap();
     assert_eq!(csv.status(), 200, "another format is another body");
     server.publish.send(published(8, true)).unwrap();
+    server.released(8).await;
     assert_eq!(again().await.status(), 200);
 }
 

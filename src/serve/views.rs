@@ -3,7 +3,6 @@
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
@@ -11,35 +10,37 @@ use axum::extract::{Path, Query, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH, VARY};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use chrono::{DateTime, SecondsFormat, Utc};
 use datafusion::error::DataFusionError;
 use serde::Serialize;
 use tokio::sync::Semaphore;
 
-use crate::snapshot::{FailureStatus, Published, Reader, ViewSnapshot};
+use crate::snapshot::{FailureStatus, ViewSnapshot};
 
+use super::auth::Caller;
 use super::formats::Format;
-use super::json::{ColumnInfo, column_list};
+use super::json::{ColumnInfo, column_list, rfc3339};
 use super::page::Page;
 use super::problem::Problem;
+use super::readers::Readers;
 
 /// Pages made at one time; more wait.
 const PAGES_MAX: usize = 8;
 
 #[derive(Clone)]
 pub(super) struct Views {
-    published: Reader,
+    readers: Readers,
     pages: Arc<Semaphore>,
 }
 
 impl Views {
-    pub(super) fn new(published: Reader) -> Self {
-        Views { published, pages: Arc::new(Semaphore::new(PAGES_MAX)) }
+    pub(super) fn new(readers: Readers) -> Self {
+        Views { readers, pages: Arc::new(Semaphore::new(PAGES_MAX)) }
     }
 }
 
 #[derive(Serialize)]
 struct ViewList {
+    release: u64,
     epoch: u64,
     views: Vec<ViewEntry>,
 }
@@ -50,6 +51,7 @@ struct ViewEntry {
     columns: Vec<ColumnInfo>,
     key: Vec<String>,
     mode: &'static str,
+    access: String,
     topic: Option<String>,
     rows: usize,
     epoch: u64,
@@ -59,39 +61,39 @@ struct ViewEntry {
     failed: Option<FailureStatus>,
 }
 
-pub(super) async fn list(State(views): State<Views>) -> Response {
-    let published = views.published.borrow().clone();
-    let failed = &published.status.failed_views;
+pub(super) async fn list(State(views): State<Views>, caller: Caller) -> Response {
+    let seen = views.readers.see(caller);
+    let failed = &seen.published.status.failed_views;
     let entry = |view: &Arc<ViewSnapshot>| ViewEntry {
         name: view.info.name.clone(),
         columns: column_list(&view.info.schema),
         key: view.info.key.clone(),
         mode: view.info.mode,
+        access: view.info.disclosure.access.to_string(),
         topic: view.info.topic.clone(),
         rows: view.total_rows(),
         epoch: view.epoch,
         changed_at: view.changed_at.map(rfc3339),
-        failed: failed.iter().find(|failed| failed.view == view.info.name).cloned(),
+        failed: failed
+            .iter()
+            .find(|failed| failed.view == view.info.name)
+            .map(|failed| if seen.operator { failed.clone() } else { failed.without_values() }),
     };
-    let list = ViewList { epoch: published.epoch, views: published.views.values().map(entry).collect() };
-    ([(CACHE_CONTROL, "no-cache")], Json(list)).into_response()
-}
-
-fn rfc3339(time: SystemTime) -> String {
-    DateTime::<Utc>::from(time).to_rfc3339_opts(SecondsFormat::Millis, true)
-}
-
-fn find(published: &Published, name: &str) -> Result<Arc<ViewSnapshot>, Problem> {
-    published.views.get(name).cloned().ok_or_else(|| {
-        let known: Vec<&str> = published.views.keys().map(String::as_str).collect();
-        let known = if known.is_empty() { "none yet".into() } else { known.join(", ") };
-        Problem::new(StatusCode::NOT_FOUND, format!("there is no view {name:?}; the views are: {known}"))
-    })
+    let list = ViewList {
+        release: seen.release,
+        epoch: seen.published.epoch,
+        views: seen.published.views.values().map(entry).collect(),
+    };
+    ([(CACHE_CONTROL, "no-cache"), (VARY, "authorization")], Json(list)).into_response()
 }
 
 /// How a view is kept up to date, as `tally check` prints it.
-pub(super) async fn plan(State(views): State<Views>, Path(name): Path<String>) -> Result<Response, Problem> {
-    let view = find(&views.published.borrow(), &name)?;
+pub(super) async fn plan(
+    State(views): State<Views>,
+    Path(name): Path<String>,
+    caller: Caller,
+) -> Result<Response, Problem> {
+    let view = views.readers.see(caller).find(&name)?;
     Ok(([(CONTENT_TYPE, "text/plain; charset=utf-8")], view.info.plan.clone()).into_response())
 }
 
@@ -99,28 +101,31 @@ pub(super) async fn read(
     State(views): State<Views>,
     Path(name): Path<String>,
     parameters: Result<Query<Vec<(String, String)>>, QueryRejection>,
+    caller: Caller,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let Query(parameters) = parameters?;
-    let published = views.published.borrow().clone();
+    let seen = views.readers.see(caller);
     let (bare, of_path) = Format::split(&name);
     // A view's own name may end so.
-    let (name, of_path) = match published.views.contains_key(&name) {
+    let (name, of_path) = match seen.has(&name) {
         true => (name.as_str(), None),
         false => (bare, of_path),
     };
-    let view = find(&published, name)?;
+    let view = seen.find(name)?;
     let page = Page::new(parameters)?;
     page.check(&view.info.schema)?;
     let format = page.format(of_path, &headers);
-    let etag = etag(&view, format, &published.status.started_at);
-    let caching = [(ETAG, etag.clone()), (CACHE_CONTROL, "no-cache".into()), (VARY, "accept".into())];
+    let release = seen.release;
+    let etag = etag(&view, release, format, &seen.published.status.started_at);
+    let vary = "accept, authorization".into();
+    let caching = [(ETAG, etag.clone()), (CACHE_CONTROL, "no-cache".into()), (VARY, vary)];
     if is_not_modified(&headers, &etag) {
         return Ok((StatusCode::NOT_MODIFIED, caching).into_response());
     }
     let _permit = views.pages.acquire().await.expect("invariant: the semaphore is never closed");
     // A large view takes long to sort: not on a thread that answers others.
-    let made = tokio::task::spawn_blocking(move || render(&view, &page, format)).await;
+    let made = tokio::task::spawn_blocking(move || render(&view, release, &page, format)).await;
     let body = made.map_err(|e| {
         tracing::error!("making a page of view {name}: {e}");
         Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "this page can't be made; the server's log says why")
@@ -130,9 +135,9 @@ pub(super) async fn read(
 
 /// Weak, as the body may be compressed. The epoch alone would not do: it may be the same after a restart,
 /// or after an edit of the view.
-fn etag(view: &ViewSnapshot, format: Format, started_at: &str) -> String {
+fn etag(view: &ViewSnapshot, release: u64, format: Format, started_at: &str) -> String {
     let mut hasher = DefaultHasher::new();
-    (started_at, view.changed_at, view.total_rows(), format).hash(&mut hasher);
+    (started_at, view.changed_at, view.total_rows(), release, format).hash(&mut hasher);
     view.info.schema.hash(&mut hasher);
     format!("W/\"{}-{:x}\"", view.epoch, hasher.finish())
 }
@@ -151,16 +156,18 @@ pub(super) fn is_not_modified(headers: &HeaderMap, etag: &str) -> bool {
 #[derive(Serialize)]
 struct Head<'a> {
     view: &'a str,
+    release: u64,
     epoch: u64,
     total_rows: usize,
     columns: Vec<ColumnInfo>,
 }
 
-fn render(view: &ViewSnapshot, page: &Page, format: Format) -> Result<Vec<u8>, Problem> {
+fn render(view: &ViewSnapshot, release: u64, page: &Page, format: Format) -> Result<Vec<u8>, Problem> {
     let batch = view.batch()?;
     let (total_rows, rows) = page.cut(&batch)?;
     let head = Head {
         view: &view.info.name,
+        release,
         epoch: view.epoch,
         total_rows,
         columns: column_list(&view.info.schema),

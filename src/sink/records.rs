@@ -167,6 +167,7 @@ mod tests {
                 mode: "update",
                 topic: Some("t".into()),
                 plan: String::new(),
+                disclosure: Default::default(),
             }),
             changelog: Changelog { ops: vec![Op::Insert, Op::Update, Op::Delete], rows: rows.clone() },
             rows: Arc::new(rows.clone()),

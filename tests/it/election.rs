@@ -56,8 +56,17 @@ impl Running {
         published.status.sources[0].clone()
     }
 
+    /// As the operator gets it: the newest epoch.
     async fn get(&self, path: &str) -> Value {
-        self.http.get(format!("{}{path}", self.url)).send().await.unwrap().json().await.unwrap()
+        self.http
+            .get(format!("{}{path}", self.url))
+            .bearer_auth(TOKEN)
+            .send()
+            .await
+            .unwrap()
+            .json()
+            .await
+            .unwrap()
     }
 
     async fn sql(&self, query: &str, token: Option<&str>) -> (u16, Value) {

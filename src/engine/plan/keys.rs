@@ -61,6 +61,45 @@ pub fn left_open(
     Ok(open)
 }
 
+/// Of the columns of a plan, those that say which row of a stream it is: the stream's primary key, or a column that
+/// a join makes equal to it. `primary_key` knows that of each stream. Without one, none.
+pub fn identifying(
+    plan: &LogicalPlan,
+    primary_key: &dyn Fn(&str) -> Vec<String>,
+) -> Result<impl Fn(&Expr) -> bool> {
+    let mut known: HashSet<Base> = HashSet::new();
+    plan.apply(|node| {
+        if let LogicalPlan::TableScan(scan) = node
+            && split::input_kind(scan) == Some(Kind::Stream)
+        {
+            // One of several columns alone does not say it; which rows share the first is what GROUP BY is for.
+            if let [key] = &primary_key(scan.table_name.table())[..]
+                && let Some(column) = scan.projected_schema.fields().iter().position(|f| f.name() == key)
+            {
+                known.insert(Base { scan: std::ptr::from_ref(scan).addr(), column, is_reference: false });
+            }
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    let mut equal = Vec::new();
+    collect_equal(plan, &mut equal)?;
+    loop {
+        let before = known.len();
+        for (left, right) in &equal {
+            if known.contains(left) || known.contains(right) {
+                known.extend([left.clone(), right.clone()]);
+            }
+        }
+        if known.len() == before {
+            break;
+        }
+    }
+    Ok(move |expr: &Expr| {
+        let of = |column| bases(plan, plan.schema().maybe_index_of_column(column)?);
+        expr.column_refs().into_iter().filter_map(of).flatten().any(|base| known.contains(&base))
+    })
+}
+
 /// A column of a scanned table.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Base {

@@ -1,6 +1,7 @@
 //! Builds an [`Engine`] from a [`Catalog`]: plans each view once, in the order of their dependencies, and
 //! refuses what can't be kept up to date.
 
+mod disclosure;
 mod identity;
 mod keys;
 mod order;
@@ -16,6 +17,7 @@ use datafusion::common::TableReference;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::sql::parser::Statement;
 
+use self::disclosure::disclosure;
 use self::identity::shared_table;
 pub use self::identity::{Identity, Terms};
 use self::keys::{inferred_key, is_same_key, output_schema};
@@ -221,6 +223,7 @@ impl Engine {
             each_batch.chain((maintenance == Maintenance::Append).then_some(&split.finishing)),
         )?;
         let mode = self.mode(def, maintenance, &key)?;
+        let disclosure = disclosure(catalog, def, &schema, &key, mode, &whole)?;
         let mut plan_text = format!("{}\n", indent(&split.finishing.display_indent().to_string()));
         let work = if maintenance == Maintenance::Append {
             let streams = self.reads(&split.finishing)?;
@@ -261,6 +264,7 @@ impl Engine {
             mode: mode.as_str(),
             topic: def.topic.clone(),
             plan: plan_text,
+            disclosure,
         };
         self.views.push(View::new(info, def.place.clone(), tables, mode, work));
         Ok(())

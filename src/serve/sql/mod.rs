@@ -21,12 +21,13 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::config::Config;
-use crate::snapshot::{Published, Reader};
+use crate::snapshot::Published;
 
 use super::auth::Caller;
 use super::formats::Format;
 use super::json::{ColumnInfo, column_list};
 use super::problem::Problem;
+use super::readers::Readers;
 
 use process::{Process, Rows};
 
@@ -101,7 +102,7 @@ pub struct SqlTables {
 }
 
 pub(super) struct Sql {
-    published: Reader,
+    readers: Readers,
     tables: SqlTables,
     program: SqlProgram,
     limits: SqlLimits,
@@ -184,9 +185,9 @@ pub(super) async fn get(
 }
 
 impl Sql {
-    pub(super) fn new(published: Reader, tables: SqlTables, program: SqlProgram, limits: SqlLimits) -> Self {
+    pub(super) fn new(readers: Readers, tables: SqlTables, program: SqlProgram, limits: SqlLimits) -> Self {
         Sql {
-            published,
+            readers,
             tables,
             program,
             operator: Places::new(limits.concurrency_max),
@@ -232,7 +233,7 @@ impl Sql {
         format: Format,
         caller: Caller,
     ) -> Result<process::Answer, Problem> {
-        let published = self.published.borrow().clone();
+        let published = self.readers.see(caller).published;
         if let Some(plan) = view_plan(&published, &query) {
             let schema = plan.schema();
             let head = Head { epoch: published.epoch, columns: column_list(&schema), truncated: false };

@@ -108,7 +108,7 @@ async fn the_status_is_told_as_metrics() {
 async fn the_dashboard_asks_for_metrics_that_there_are() {
     let server = eventful_server().await;
     server.get("/api/views").send().await.unwrap();
-    let text = server.get("/metrics").send().await.unwrap().text().await.unwrap();
+    let text = server.get("/metrics").bearer_auth(TOKEN).send().await.unwrap().text().await.unwrap();
     let there: BTreeSet<&str> = text
         .lines()
         .filter(|line| !line.starts_with('#'))
