@@ -150,7 +150,7 @@ test("a pause and late ballots are said in words", async () => {
 test("the console runs a query, and marks an error where it is", async () => {
   const page = await open(`/console.html#token=${demo.token}`, { quiet: false });
   assert.ok(!page.url().includes(demo.token), "the token does not stay in the address");
-  await page.locator("#schema summary", { hasText: "standings" }).waitFor();
+  await page.locator("#schema summary", { hasText: "standings" }).first().waitFor();
   await page.fill("#query", "SELECT candidate_name, votes\nFROM standings\nORDER BY votes DESC");
   await page.press("#query", "Control+Enter");
   await page.locator("#rows tbody tr").nth(4).waitFor();
