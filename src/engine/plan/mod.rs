@@ -147,12 +147,7 @@ impl Engine {
     async fn add_view(&mut self, catalog: &Catalog, def: &ViewDef) -> Result<()> {
         let mut query = def.query.clone();
         let has_session = windows::rewrite(&mut query, Sessions::Incremental)?;
-        let retracts = catalog.sources.values().any(|source| source.retracts());
-        let added = match has_session && retracts {
-            // Rows of sessions can't be taken back.
-            true => Err(def.place.error("sessions over a source that takes rows back")),
-            false => self.add_query(catalog, def, query).await,
-        };
+        let added = self.add_query(catalog, def, query, has_session).await;
         let Err(error) = added else { return Ok(()) };
         if !has_session {
             return Err(error);
@@ -161,10 +156,17 @@ impl Engine {
         self.session.deregister_table(TableReference::bare(def.name.as_str()))?;
         let mut query = def.query.clone();
         windows::rewrite(&mut query, Sessions::Batch)?;
-        self.add_query(catalog, def, query).await.map_err(|_| error)
+        self.add_query(catalog, def, query, false).await.map_err(|_| error)
     }
 
-    async fn add_query(&mut self, catalog: &Catalog, def: &ViewDef, query: Statement) -> Result<()> {
+    /// `has_own_sessions`: session windows are each row's own, to be merged.
+    async fn add_query(
+        &mut self,
+        catalog: &Catalog,
+        def: &ViewDef,
+        query: Statement,
+        has_own_sessions: bool,
+    ) -> Result<()> {
         let state = self.session.state();
         let plan = state.statement_to_plan(query).await?;
         split::refuse_volatile(&plan)?;
@@ -183,6 +185,9 @@ impl Engine {
         let takes_back = |stream: &str| catalog.sources.get(stream).is_some_and(|source| source.retracts());
         let mut nodes = Vec::new();
         let whole = state.optimize(&plan)?;
+        if has_own_sessions && split::stream_columns(&whole)?.iter().any(|(stream, _)| takes_back(stream)) {
+            return Err(def.place.error("rows of sessions can't be taken back"));
+        }
         let mut references = split::reference_columns(&whole)?;
         let found_key = inferred_key(&plan, &schema)?;
         if !def.key.is_empty() && !found_key.is_empty() {
