@@ -27,15 +27,17 @@ impl Delta {
 }
 
 /// Several deltas of one node, one after the other, as one. Rows are known by their first `key_columns`; none:
-/// rows only come.
+/// by their values.
 pub fn merge(deltas: Vec<Delta>, key_columns: Option<usize>) -> Result<Delta> {
     let Some(first) = deltas.first() else { return Err(internal_datafusion_err!("no delta to merge")) };
     let schema = first.before.schema();
     let mut late: Vec<u32> = deltas.iter().flat_map(|delta| delta.late.iter().copied()).collect();
     late.sort_unstable();
     let Some(key_columns) = key_columns else {
+        // What has come in one and gone in another counts for nothing.
+        let before = concat_batches(&schema, deltas.iter().map(|delta| &delta.before))?;
         let after = concat_batches(&schema, deltas.iter().map(|delta| &delta.after))?;
-        return Ok(Delta { before: RecordBatch::new_empty(schema), after, late });
+        return Ok(Delta { before, after, late });
     };
     let keys = Keys::new(&first.before, key_columns)?;
     // Of each key that is there now, where its row is, and the row that it replaced.

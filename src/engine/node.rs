@@ -48,7 +48,7 @@ pub trait Node: Send + Sync {
     /// Bytes held.
     fn bytes(&self) -> usize;
 
-    /// How many leading columns of its rows tell them apart; none: rows only come.
+    /// How many leading columns of its rows tell them apart; none: rows are known by their values.
     fn key_columns(&self) -> Option<usize>;
 
     /// Why the rows are not complete, while they are not: the views over them must not be shown.

@@ -145,6 +145,20 @@ async fn a_session_is_as_if_the_row_that_failed_had_not_come() {
 }
 
 #[tokio::test]
+async fn rows_of_a_session_change_their_window_also_beside_a_row_that_failed() {
+    let text = "CREATE VIEW inverse AS SELECT k, 10 / v AS x, t FROM s;
+        CREATE MATERIALIZED VIEW w AS
+        SELECT x, window_end - window_start AS length FROM session(inverse, t, INTERVAL '10 seconds');";
+    let mut watched = Watched::new(text).await;
+    watched.apply(&[("a", 10, 0)]).await;
+    let applied = watched.apply(&[("a", 0, 3), ("a", 5, 8)]).await;
+    assert_eq!(applied.errors.iter().map(|error| error.row).collect::<Vec<_>>(), [Some(0)]);
+    let rows = watched.rows("w");
+    assert_eq!(rows.iter().map(|row| row[0].as_str()).collect::<Vec<_>>(), ["1", "2"]);
+    assert_eq!(rows[0][1], rows[1][1], "both are in one session");
+}
+
+#[tokio::test]
 async fn having_protects_the_select_list() {
     let query = "SELECT k, 100 / SUM(v) AS r FROM s GROUP BY k HAVING SUM(v) <> 0";
     let mut watched = Watched::new(&view("share", query)).await;
