@@ -1,21 +1,16 @@
-//! When a group is final: finds in an aggregate's keys the one that bounds the event time of its rows, and
-//! gives the plan below the columns that judging lateness needs.
+//! When a group is final: finds in an aggregate's keys the one that bounds the event time of its rows.
 
 use std::sync::Arc;
 
-use datafusion::catalog::TableProvider;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, DFSchema, internal_err, plan_err};
-use datafusion::datasource::{provider_as_source, source_as_provider};
 use datafusion::error::Result;
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
-use datafusion::logical_expr::logical_plan::{SubqueryAlias, TableScanBuilder};
-use datafusion::logical_expr::{
-    Aggregate, Expr, Filter, Join, LogicalPlan, LogicalPlanBuilder, Projection, TableScan, Union,
-};
+use datafusion::logical_expr::logical_plan::SubqueryAlias;
+use datafusion::logical_expr::{Aggregate, Expr, LogicalPlan, Projection, TableScan};
 
 use super::grain::{EXACT, Grain};
-use super::input::{FINAL_UNTIL, Kind, ROW, TIME, as_input};
+use super::input::{FINAL_UNTIL, Kind};
 use super::split::input_kind;
 use super::window_functions::{
     HOP, SESSION_END, SESSION_START, TUMBLE, call, fixed_nanoseconds, is_own_session,
@@ -189,7 +184,7 @@ pub fn makes_sessions(projection: &Projection) -> bool {
 /// The projection with the keys of the session windows that it makes as further columns.
 pub fn with_session_keys(projection: &Projection) -> Result<Projection> {
     let mut columns = projection.expr.clone();
-    let start = columns.iter().find_map(|expr| call(strip(expr), SESSION_START)).map(<[Expr]>::to_vec);
+    let start = columns.iter().find_map(|expr| call(unaliased(expr), SESSION_START)).map(<[Expr]>::to_vec);
     let keys = start.unwrap_or_default().into_iter().skip(2).enumerate();
     columns.extend(keys.map(|(i, key)| key.alias(format!("{SESSION_KEY}{i}"))));
     Projection::try_new(columns, Arc::clone(&projection.input))
@@ -251,9 +246,10 @@ pub fn windows_of_rows(
     Ok(windows)
 }
 
-fn strip(expr: &Expr) -> &Expr {
+/// The expression without the names that it is given.
+pub fn unaliased(expr: &Expr) -> &Expr {
     match expr {
-        Expr::Alias(alias) => strip(&alias.expr),
+        Expr::Alias(alias) => unaliased(&alias.expr),
         other => other,
     }
 }
@@ -363,89 +359,4 @@ pub fn with_open_windows(plan: LogicalPlan) -> Result<LogicalPlan> {
         )?)))
     })?;
     Ok(opened.data)
-}
-
-/// The columns that judging lateness needs.
-pub const OF_TIME: &[&str] = &[TIME, FINAL_UNTIL, ROW];
-
-/// The plan with columns that no query sees, of the one stream that it scans, added to its output.
-pub fn with_hidden(plan: &LogicalPlan, names: &[&str]) -> Result<LogicalPlan> {
-    let hidden = |schema: &DFSchema| -> Result<Vec<Expr>> {
-        let column = |name: &str| {
-            let (qualifier, field) = schema.qualified_field_with_unqualified_name(name)?;
-            Ok(Expr::Column(Column::new(qualifier.cloned(), field.name())))
-        };
-        names.iter().copied().map(column).collect()
-    };
-    Ok(match plan {
-        LogicalPlan::TableScan(scan) => {
-            let provider = source_as_provider(&scan.source)?;
-            let Some(input) = as_input(provider.as_ref()) else {
-                return internal_err!("{} is no stream", scan.table_name);
-            };
-            let visible = provider.schema().fields().len();
-            let mut projection = scan.projection.clone().unwrap_or_else(|| (0..visible).collect());
-            let hidden = input.with_hidden();
-            for name in names {
-                projection.push(hidden.schema().index_of(name)?);
-            }
-            let source = provider_as_source(hidden);
-            let scan = TableScanBuilder::new(scan.table_name.clone(), source)
-                .with_projection(Some(projection))
-                .with_filters(scan.filters.clone())
-                .with_fetch(scan.fetch);
-            LogicalPlan::TableScan(scan.build()?)
-        }
-        LogicalPlan::Projection(projection) => {
-            let input = with_hidden(&projection.input, names)?;
-            let mut columns = projection.expr.clone();
-            columns.extend(hidden(input.schema())?);
-            LogicalPlan::Projection(Projection::try_new(columns, Arc::new(input))?)
-        }
-        LogicalPlan::Filter(filter) => LogicalPlan::Filter(Filter::try_new(
-            filter.predicate.clone(),
-            Arc::new(with_hidden(&filter.input, names)?),
-        )?),
-        LogicalPlan::SubqueryAlias(alias) => LogicalPlan::SubqueryAlias(SubqueryAlias::try_new(
-            Arc::new(with_hidden(&alias.input, names)?),
-            alias.alias.clone(),
-        )?),
-        LogicalPlan::Unnest(unnest) => LogicalPlanBuilder::from(with_hidden(&unnest.input, names)?)
-            .unnest_columns_with_options(unnest.exec_columns.clone(), unnest.options.clone())?
-            .build()?,
-        LogicalPlan::Join(join) => {
-            let (mut left, mut right) = (Arc::clone(&join.left), Arc::clone(&join.right));
-            let side = if super::split::reads_stream(&left) { &mut left } else { &mut right };
-            *side = Arc::new(with_hidden(side, names)?);
-            LogicalPlan::Join(Join::try_new(
-                left,
-                right,
-                join.on.clone(),
-                join.filter.clone(),
-                join.join_type,
-                join.join_constraint,
-                join.null_equality,
-                join.null_aware,
-            )?)
-        }
-        LogicalPlan::Union(union) => {
-            let inputs = union.inputs.iter();
-            let inputs =
-                inputs.map(|input| Ok(Arc::new(with_hidden(input, names)?))).collect::<Result<_>>()?;
-            let united = LogicalPlan::Union(Union::try_new_with_loose_types(inputs)?);
-            // Its columns are called as those of its first part.
-            let own = united.schema().columns();
-            let called = plan.schema().iter().map(|(qualifier, field)| (qualifier.cloned(), field.name()));
-            let mut columns: Vec<Expr> = own
-                .iter()
-                .zip(called)
-                .map(|(column, (qualifier, name))| {
-                    Expr::Column(column.clone()).alias_qualified(qualifier, name)
-                })
-                .collect();
-            columns.extend(hidden(united.schema())?);
-            LogicalPlan::Projection(Projection::try_new(columns, Arc::new(united))?)
-        }
-        other => return plan_err!("{} under a window is not known", other.display()),
-    })
 }

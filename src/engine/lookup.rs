@@ -19,6 +19,7 @@ use datafusion::physical_plan::PhysicalExpr;
 
 use self::route::Route;
 use super::Engine;
+use super::bound::unaliased;
 use super::input::Kind;
 use super::split::{input_kind, reads_stream};
 use crate::batches::{by_halves, project};
@@ -330,13 +331,6 @@ fn base_column(expr: &Expr, plan: &LogicalPlan) -> Option<(String, String)> {
         | LogicalPlan::Repartition(_)
         | LogicalPlan::Join(_) => plan.inputs().into_iter().find_map(|input| base_column(expr, input)),
         _ => None,
-    }
-}
-
-fn unaliased(expr: &Expr) -> &Expr {
-    match expr {
-        Expr::Alias(alias) => unaliased(&alias.expr),
-        expr => expr,
     }
 }
 

@@ -15,6 +15,7 @@ mod exact;
 mod flow;
 mod function;
 mod grain;
+mod hidden;
 pub mod input;
 mod lookup;
 mod node;

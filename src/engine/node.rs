@@ -40,7 +40,9 @@ pub trait Node: Send + Sync {
 
     /// The rows as they are now, to be read later; none if the rows of a delta are not in the order that
     /// [`RowView`](super::row_wise::RowView) needs.
-    fn snapshot(&self) -> Option<Arc<dyn Groups>>;
+    fn snapshot(&self) -> Option<Arc<dyn Groups>> {
+        None
+    }
 
     /// Forgets what is cached of the reference tables.
     fn reset(&mut self) -> Result<()>;
@@ -49,7 +51,9 @@ pub trait Node: Send + Sync {
     fn bytes(&self) -> usize;
 
     /// How many leading columns of its rows tell them apart; none: rows are known by their values.
-    fn key_columns(&self) -> Option<usize>;
+    fn key_columns(&self) -> Option<usize> {
+        None
+    }
 
     /// Why the rows are not complete, while they are not: the views over them must not be shown.
     fn incomplete(&self) -> Option<String> {
@@ -57,7 +61,9 @@ pub trait Node: Send + Sync {
     }
 
     /// Whether every row, once there, may go only by eviction: its group is final then.
-    fn bounds_time(&self) -> bool;
+    fn bounds_time(&self) -> bool {
+        false
+    }
 
     /// Of each column of its rows: if rows with a value of it change no more once the watermark is so far behind
     /// it, how far, in nanoseconds.

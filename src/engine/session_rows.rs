@@ -17,7 +17,7 @@ use super::below::Below;
 use super::bound::{SessionKeys, SessionRows as SessionColumns};
 use super::delta::Delta;
 use super::input::FINAL_UNTIL;
-use super::node::{Groups, Node};
+use super::node::Node;
 use super::row_windows::RowWindows;
 use super::session_groups::SessionGroups;
 use super::stream_rows::visible;
@@ -167,24 +167,12 @@ impl Node for SessionRows {
         Ok(empty(&self.schema))
     }
 
-    fn snapshot(&self) -> Option<Arc<dyn Groups>> {
-        None
-    }
-
     fn reset(&mut self) -> Result<()> {
         self.below.reset()
     }
 
     fn bytes(&self) -> usize {
         self.rows.values().map(RecordBatch::get_array_memory_size).sum()
-    }
-
-    fn key_columns(&self) -> Option<usize> {
-        None
-    }
-
-    fn bounds_time(&self) -> bool {
-        false
     }
 
     fn describe(&self) -> String {

@@ -13,7 +13,7 @@ use datafusion::execution::TaskContext;
 use super::below::Below;
 use super::delta::Delta;
 use super::input::{WEIGHT, is_hidden};
-use super::node::{Groups, Node};
+use super::node::Node;
 use super::row_windows::RowWindows;
 use crate::batches::empty;
 
@@ -79,24 +79,12 @@ impl Node for StreamRows {
         Ok(empty(&self.schema))
     }
 
-    fn snapshot(&self) -> Option<Arc<dyn Groups>> {
-        None
-    }
-
     fn reset(&mut self) -> Result<()> {
         self.below.reset()
     }
 
     fn bytes(&self) -> usize {
         0
-    }
-
-    fn key_columns(&self) -> Option<usize> {
-        None
-    }
-
-    fn bounds_time(&self) -> bool {
-        false
     }
 
     fn finality(&self) -> Vec<Option<i64>> {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use datafusion::datasource::source_as_provider;
 use datafusion::logical_expr::{Expr, LogicalPlan};
 
-use super::cut::unalias;
+use crate::engine::bound::unaliased;
 use crate::engine::input::{InputTable, as_input};
 
 /// Rows with a value of a column change no more once the watermarks of all `streams` have passed it by `after`
@@ -36,7 +36,7 @@ pub fn traced(
 ) -> Option<Finality> {
     match plan {
         LogicalPlan::Projection(projection) => {
-            let Expr::Column(below) = unalias(projection.expr.get(column)?) else { return None };
+            let Expr::Column(below) = unaliased(projection.expr.get(column)?) else { return None };
             traced(&projection.input, projection.input.schema().maybe_index_of_column(below)?, of)
         }
         LogicalPlan::Filter(filter) => traced(&filter.input, column, of),

@@ -152,6 +152,16 @@ impl Vertex {
         self.pending.iter_mut().for_each(Vec::clear);
         Ok(changed)
     }
+
+    fn bytes(&self) -> usize {
+        let pending = self.pending.iter().flatten().map(|delta| delta.rows.get_array_memory_size());
+        let held = match &self.work {
+            Work::Operator(operator) => operator.bytes(),
+            Work::Constant(rows) => rows.rows.get_array_memory_size(),
+            Work::Source(_) | Work::Segment(_) => 0,
+        };
+        held + pending.sum::<usize>()
+    }
 }
 
 /// What changed, by position.
@@ -242,22 +252,21 @@ impl Graph {
     /// have failed are tried in any case.
     pub async fn step(&mut self, mut changes: Changes, again: bool, run: &Run<'_>) -> Changes {
         for position in 0..self.vertices.len() {
-            let inputs = self.vertices[position].inputs.clone();
-            if self.vertices[position].broken {
+            // Its inputs are all below it.
+            let (below, vertex) = self.vertices.split_at_mut(position);
+            let vertex = &mut vertex[0];
+            if vertex.broken {
                 continue;
             }
-            for (input, from) in inputs.iter().enumerate() {
-                if let Some(delta) = changes.get(from).filter(|delta| !delta.is_empty()) {
-                    self.vertices[position].pending[input].push(delta.clone());
-                }
+            for (pending, from) in vertex.pending.iter_mut().zip(&vertex.inputs) {
+                pending.extend(changes.get(from).filter(|delta| !delta.is_empty()).cloned());
             }
-            self.vertices[position].left_out.clear();
-            if !self.vertices[position].is_due(again) {
+            vertex.left_out.clear();
+            if !vertex.is_due(again) {
                 continue;
             }
             let schemas: Vec<SchemaRef> =
-                inputs.iter().map(|input| Arc::clone(&self.vertices[*input].schema)).collect();
-            let vertex = &mut self.vertices[position];
+                vertex.inputs.iter().map(|input| Arc::clone(&below[*input].schema)).collect();
             match vertex.advance(&schemas, run).await {
                 Ok(changed) => {
                     vertex.failed = None;
@@ -335,21 +344,7 @@ impl Graph {
     pub fn len(&self) -> usize {
         self.vertices.len()
     }
-}
 
-impl Vertex {
-    fn bytes(&self) -> usize {
-        let pending = self.pending.iter().flatten().map(|delta| delta.rows.get_array_memory_size());
-        let held = match &self.work {
-            Work::Operator(operator) => operator.bytes(),
-            Work::Constant(rows) => rows.rows.get_array_memory_size(),
-            Work::Source(_) | Work::Segment(_) => 0,
-        };
-        held + pending.sum::<usize>()
-    }
-}
-
-impl Graph {
     /// Some parts, for people.
     pub fn describe(&self, parts: &BTreeSet<usize>) -> String {
         let line = |position: &usize| {

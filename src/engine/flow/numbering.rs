@@ -8,8 +8,9 @@ use datafusion::logical_expr::{
     BinaryExpr, Expr, Filter, LogicalPlan, Operator, Window, WindowFunctionDefinition,
 };
 
-use super::cut::{columns_of, positions, unalias};
+use super::cut::{columns_of, positions};
 use super::top_k::{Numbering, TopKSpec};
+use crate::engine::bound::unaliased;
 
 /// A limit on the number of a row in its partition.
 pub struct Limit<'a> {
@@ -70,7 +71,7 @@ type Numbered = (Vec<Numbering>, Vec<usize>, Vec<(usize, SortOptions)>);
 fn numbering(window: &Window) -> Option<Numbered> {
     let (mut numbers, mut by) = (Vec::new(), None);
     for expr in &window.window_expr {
-        let Expr::WindowFunction(function) = unalias(expr) else { return None };
+        let Expr::WindowFunction(function) = unaliased(expr) else { return None };
         let WindowFunctionDefinition::WindowUDF(udf) = &function.fun else { return None };
         numbers.push(match udf.name() {
             "row_number" => Numbering::RowNumber,

@@ -12,8 +12,9 @@ use datafusion::error::Result;
 use datafusion::logical_expr::{Expr, LogicalPlan, Projection, SubqueryAlias};
 
 use super::Delta;
-use super::cut::{unalias, with_keys};
+use super::cut::with_keys;
 use super::graph::{Changes, Graph};
+use crate::engine::bound::unaliased;
 use crate::engine::view::{Changelog, RowSource};
 use crate::engine::view_rows::ViewRows;
 
@@ -223,7 +224,7 @@ pub fn with_order(plan: &LogicalPlan) -> Result<Option<(LogicalPlan, OrderBy)>> 
             let mut places = Vec::new();
             for (column, options) in by {
                 let asked = Expr::Column(input.schema().columns()[column].clone());
-                let place = columns.iter().position(|expr| *unalias(expr) == asked);
+                let place = columns.iter().position(|expr| *unaliased(expr) == asked);
                 places.push((place.unwrap_or(columns.len()), options));
                 if place.is_none() {
                     columns.push(asked.alias(format!("__order_{}", columns.len())));

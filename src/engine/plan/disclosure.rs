@@ -5,7 +5,8 @@ use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::logical_expr::{Expr, JoinType, LogicalPlan};
 
 use super::keys::identifying;
-use crate::catalog::{Access, Catalog, Mode, RuleKind, ViewDef};
+use crate::catalog::{Access, Catalog, Mode, ViewDef};
+use crate::engine::bound::unaliased;
 use crate::engine::input::Kind;
 use crate::engine::split;
 use crate::engine::view::{Disclosure, Secret};
@@ -24,7 +25,11 @@ pub fn disclosure(
     mode: Mode,
     plan: &LogicalPlan,
 ) -> Result<Disclosure> {
-    let shows_rows = shows_rows(plan, &|source| primary_key(catalog, source))?;
+    let primary_key = |source: &str| {
+        let key = catalog.sources.get(source).and_then(|source| source.primary_key());
+        key.map(<[String]>::to_vec).unwrap_or_default()
+    };
+    let shows_rows = shows_rows(plan, &primary_key)?;
     let by_default = if shows_rows || mode == Mode::Append { Access::Operator } else { Access::Public };
     let access = def.disclosure.access.unwrap_or(by_default);
     let secret = secret(def, schema, key)?;
@@ -51,15 +56,6 @@ pub fn disclosure(
         ));
     }
     Ok(Disclosure { access, secret, complete_when: def.disclosure.complete_when.clone(), warnings })
-}
-
-fn primary_key(catalog: &Catalog, source: &str) -> Vec<String> {
-    let rules = catalog.sources.get(source).map(|source| source.rules.as_slice()).unwrap_or_default();
-    let key = rules.iter().find_map(|rule| match &rule.kind {
-        RuleKind::PrimaryKey(key) => Some(key.clone()),
-        _ => None,
-    });
-    key.unwrap_or_default()
 }
 
 fn secret(def: &ViewDef, schema: &SchemaRef, key: &[String]) -> Result<Option<Secret>> {
@@ -146,13 +142,6 @@ fn shows_rows(plan: &LogicalPlan, primary_key: &dyn Fn(&str) -> Vec<String>) -> 
             false
         }
     })
-}
-
-fn unaliased(expr: &Expr) -> &Expr {
-    match expr {
-        Expr::Alias(alias) => unaliased(&alias.expr),
-        other => other,
-    }
 }
 
 #[cfg(test)]

@@ -29,6 +29,7 @@ use super::aggregate::{AggregateState, EventTimeBounds};
 use super::below::Below;
 use super::bound;
 use super::flow::{self, Cut, Finality, FlowView, Graph, Order, Source};
+use super::hidden;
 use super::input::{InputTable, Inputs, Kind, Runner, WEIGHT};
 use super::node::Node;
 use super::operands;
@@ -434,7 +435,7 @@ impl Engine {
                 };
                 let mut aggregate = aggregate.clone();
                 if bound.is_some() {
-                    aggregate.input = Arc::new(bound::with_hidden(&aggregate.input, bound::OF_TIME)?);
+                    aggregate.input = Arc::new(hidden::with_hidden(&aggregate.input, hidden::OF_TIME)?);
                 }
                 let physical = lower(&LogicalPlan::Aggregate(aggregate)).await?;
                 Box::new(AggregateState::new(&physical, table.schema(), EventTimeBounds { bound, session })?)
@@ -452,8 +453,8 @@ impl Engine {
                 };
                 let retracts = |stream: &String| catalog.sources.get(stream).is_some_and(|s| s.retracts());
                 let rows = match windows.are_timed() {
-                    true => bound::with_open_windows(bound::with_hidden(&plan, bound::OF_TIME)?)?,
-                    false if streams.iter().any(retracts) => bound::with_hidden(&plan, &[WEIGHT])?,
+                    true => bound::with_open_windows(hidden::with_hidden(&plan, hidden::OF_TIME)?)?,
+                    false if streams.iter().any(retracts) => hidden::with_hidden(&plan, &[WEIGHT])?,
                     false => plan.clone(),
                 };
                 let below = Below::new(lower(&rows).await?);

@@ -27,7 +27,7 @@ use super::finality::Finality;
 use super::graph::{Graph, Source};
 use super::numbering;
 use super::top_k::TopKSpec;
-use crate::engine::bound::Bound;
+use crate::engine::bound::{Bound, unaliased};
 use crate::engine::input::{InputTable, Kind, WEIGHT, as_input};
 use crate::engine::plan::{Identity, Terms};
 use crate::engine::split::positional_schema;
@@ -118,7 +118,7 @@ impl<'a> Cut<'a> {
             LogicalPlan::Projection(projection) if passes_on(projection) => {
                 return self.edge(&projection.input);
             }
-            LogicalPlan::TableScan(scan) if scan.projection.is_none() || is_whole(scan) => {
+            LogicalPlan::TableScan(scan) if is_whole(scan) => {
                 if let Some(part) = self.part_of(scan) {
                     return Ok(part);
                 }
@@ -227,7 +227,7 @@ impl<'a> Cut<'a> {
             let source = Source::Table(input.name().to_string(), columns);
             return Ok(self.push(identity, Plan::Source(source), Vec::new(), plan, false));
         }
-        if self.part_of(scan).is_some() || !(scan.projection.is_none() || is_whole(scan)) {
+        if self.part_of(scan).is_some() || !is_whole(scan) {
             return self.segment(identity, plan);
         }
         let source = self.tables.iter().find(|(table, _)| std::ptr::eq(table.as_ref(), input));
@@ -257,12 +257,12 @@ pub(super) fn columns_of(plan: &LogicalPlan) -> SchemaRef {
 /// The plan's columns, and after them those of `keys` that are no columns yet; the keys as columns.
 pub(super) fn with_keys(plan: &LogicalPlan, keys: &[Expr], name: &str) -> Result<(LogicalPlan, Vec<Expr>)> {
     if positions(keys, plan).is_some() {
-        return Ok((plan.clone(), keys.iter().map(|key| unalias(key).clone()).collect()));
+        return Ok((plan.clone(), keys.iter().map(|key| unaliased(key).clone()).collect()));
     }
     let mut columns: Vec<Expr> = plan.schema().columns().into_iter().map(Expr::Column).collect();
     let mut as_columns = Vec::new();
     for (i, key) in keys.iter().enumerate() {
-        as_columns.push(match unalias(key) {
+        as_columns.push(match unaliased(key) {
             Expr::Column(column) => Expr::Column(column.clone()),
             computed => {
                 let name = format!("__{name}_key_{i}");
@@ -277,18 +277,11 @@ pub(super) fn with_keys(plan: &LogicalPlan, keys: &[Expr], name: &str) -> Result
 
 /// Positions of expressions that are columns of the plan; none if one is computed.
 pub(super) fn positions(exprs: &[Expr], plan: &LogicalPlan) -> Option<Vec<usize>> {
-    let position = |expr: &Expr| match unalias(expr) {
+    let position = |expr: &Expr| match unaliased(expr) {
         Expr::Column(column) => plan.schema().maybe_index_of_column(column),
         _ => None,
     };
     exprs.iter().map(position).collect()
-}
-
-pub(super) fn unalias(expr: &Expr) -> &Expr {
-    match expr {
-        Expr::Alias(alias) => unalias(&alias.expr),
-        other => other,
-    }
 }
 
 /// Columns of a table, and the weight if it has one, called as the columns of `plan`.
@@ -313,7 +306,7 @@ fn named(table: &Arc<InputTable>, columns: &[usize], plan: &LogicalPlan) -> Resu
 /// Whether a projection does nothing but pass all columns on, in their order.
 fn passes_on(projection: &Projection) -> bool {
     let input = projection.input.schema();
-    let is_at = |i: usize, expr: &Expr| match unalias(expr) {
+    let is_at = |i: usize, expr: &Expr| match unaliased(expr) {
         Expr::Column(column) => input.maybe_index_of_column(column) == Some(i),
         _ => false,
     };

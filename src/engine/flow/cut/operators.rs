@@ -13,8 +13,8 @@ use datafusion::logical_expr::{
 };
 
 use super::subqueries::not_in;
-use super::{Cut, Plan, columns_of, has_subqueries, named, positions, unalias, with_keys};
-use crate::engine::bound::Bound;
+use super::{Cut, Plan, columns_of, has_subqueries, named, positions, with_keys};
+use crate::engine::bound::{Bound, unaliased};
 use crate::engine::flow::aggregate::{FunctionSpec, keys_and_sets, supports};
 use crate::engine::flow::numbering;
 use crate::engine::flow::top_k::{Numbering, TopKSpec};
@@ -101,7 +101,7 @@ impl Cut<'_> {
     ) -> Result<usize> {
         let mut common: Option<Vec<Expr>> = None;
         for expr in &window.window_expr {
-            let Expr::WindowFunction(function) = unalias(expr) else {
+            let Expr::WindowFunction(function) = unaliased(expr) else {
                 return self.recompute(identity, plan);
             };
             let by = &function.params.partition_by;
@@ -135,7 +135,7 @@ impl Cut<'_> {
         };
         let mut functions = Vec::new();
         for function in &aggregate.aggr_expr {
-            let Expr::AggregateFunction(call) = unalias(function) else {
+            let Expr::AggregateFunction(call) = unaliased(function) else {
                 return internal_err!("{function} is no aggregate function");
             };
             // COUNT(*) is COUNT(1).
@@ -150,7 +150,8 @@ impl Cut<'_> {
             });
         }
         let named = columns.into_iter().enumerate();
-        let columns = named.map(|(i, expr)| unalias(&expr).clone().alias(format!("__column_{i}"))).collect();
+        let columns =
+            named.map(|(i, expr)| unaliased(&expr).clone().alias(format!("__column_{i}"))).collect();
         let below = Projection::try_new(columns, Arc::clone(&aggregate.input))?;
         let part = self.edge(&LogicalPlan::Projection(below))?;
         let columns: Vec<usize> = (0..keys.len()).collect();

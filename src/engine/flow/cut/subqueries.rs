@@ -8,8 +8,8 @@ use datafusion::datasource::provider_as_source;
 use datafusion::error::Result;
 use datafusion::logical_expr::{Expr, Join, JoinType, LogicalPlan, LogicalPlanBuilder};
 
-use super::weighted::renamed;
 use super::{Cut, Plan, columns_of, has_subqueries};
+use crate::engine::hidden::renamed;
 use crate::engine::input::{InputTable, Kind};
 use crate::engine::plan::Identity;
 use crate::engine::split::stand_in;
@@ -54,7 +54,7 @@ impl Cut<'_> {
             return Ok(None);
         }
         let over = plan.with_new_exprs(expressions, vec![joined.build()?])?;
-        renamed(over, plan, false).map(Some)
+        renamed(over, plan, &[]).map(Some)
     }
 
     /// The table of the one row that a subquery gives.

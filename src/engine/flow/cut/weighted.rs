@@ -2,16 +2,14 @@
 
 use std::sync::Arc;
 
-use datafusion::common::Column;
 use datafusion::datasource::source_as_provider;
 use datafusion::error::Result;
-use datafusion::logical_expr::{
-    Expr, Filter, LogicalPlan, LogicalPlanBuilder, Projection, SubqueryAlias, TableScan, Union,
-};
+use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder, TableScan};
 
-use super::{Cut, Plan, columns_of, has_subqueries, is_linear, named, reads_rows};
+use super::{Cut, Plan, columns_of, is_linear, named, reads_rows};
 use crate::engine::flow::finality;
 use crate::engine::flow::segment::with_weight_field;
+use crate::engine::hidden::carry;
 use crate::engine::input::{InputTable, Kind, WEIGHT, as_input};
 use crate::engine::plan::Identity;
 
@@ -40,56 +38,21 @@ impl Cut<'_> {
         tables: &mut Vec<Arc<InputTable>>,
         inputs: &mut Vec<usize>,
     ) -> Result<LogicalPlan> {
-        let is_own = is_linear(plan) && !has_subqueries(plan) && reads_rows(plan);
-        match plan {
-            LogicalPlan::Projection(projection) if is_own => {
-                let input = self.weighted(&projection.input, tables, inputs)?;
-                let mut columns = projection.expr.clone();
-                columns.push(weight(&input)?);
-                Ok(LogicalPlan::Projection(Projection::try_new(columns, Arc::new(input))?))
+        carry(plan, &[WEIGHT], &mut |node| {
+            if is_linear(node) && reads_rows(node) {
+                return Ok(None);
             }
-            LogicalPlan::Filter(filter) if is_own => {
-                let input = self.weighted(&filter.input, tables, inputs)?;
-                Ok(LogicalPlan::Filter(Filter::try_new(filter.predicate.clone(), Arc::new(input))?))
-            }
-            LogicalPlan::SubqueryAlias(alias) if is_own => {
-                let input = self.weighted(&alias.input, tables, inputs)?;
-                Ok(LogicalPlan::SubqueryAlias(SubqueryAlias::try_new(Arc::new(input), alias.alias.clone())?))
-            }
-            LogicalPlan::Unnest(unnest) if is_own => {
-                let input = self.weighted(&unnest.input, tables, inputs)?;
-                let unnested = LogicalPlanBuilder::from(input)
-                    .unnest_columns_with_options(unnest.exec_columns.clone(), unnest.options.clone())?
-                    .build()?;
-                let mut columns: Vec<Expr> = plan.schema().columns().into_iter().map(Expr::Column).collect();
-                columns.push(weight(&unnested)?);
-                Ok(LogicalPlan::Projection(Projection::try_new(columns, Arc::new(unnested))?))
-            }
-            LogicalPlan::Union(union) if is_own => {
-                let mut parts = Vec::new();
-                for input in &union.inputs {
-                    parts.push(Arc::new(self.weighted(input, tables, inputs)?));
+            // Some columns of a part's rows, or all.
+            let (rows, columns) = match node {
+                LogicalPlan::TableScan(scan) if self.is_subset(scan)? => {
+                    (whole(scan)?, scan.projection.clone().unwrap_or_default())
                 }
-                let united = LogicalPlan::Union(Union::try_new_with_loose_types(parts)?);
-                // By position: a union's columns are called as those of its first part.
-                renamed(united, plan, true)
-            }
-            // Some columns of a part's rows.
-            LogicalPlan::TableScan(scan) if self.is_subset(scan)? => {
-                let whole = whole(scan)?;
-                let part = self.edge(&whole)?;
-                let table = self.slot(&whole, part, tables, inputs);
-                let columns = scan.projection.iter().flatten().copied();
-                let columns: Vec<usize> = columns.collect();
-                named(&table, &columns, plan)
-            }
-            _ => {
-                let part = self.edge(plan)?;
-                let table = self.slot(plan, part, tables, inputs);
-                let columns: Vec<usize> = (0..plan.schema().fields().len()).collect();
-                named(&table, &columns, plan)
-            }
-        }
+                _ => (node.clone(), (0..node.schema().fields().len()).collect()),
+            };
+            let part = self.edge(&rows)?;
+            let table = self.slot(&rows, part, tables, inputs);
+            named(&table, &columns, node).map(Some)
+        })
     }
 
     pub(super) fn slot(
@@ -110,28 +73,8 @@ impl Cut<'_> {
     pub(super) fn is_subset(&self, scan: &TableScan) -> Result<bool> {
         let provider = source_as_provider(&scan.source)?;
         let is_state = as_input(provider.as_ref()).is_some_and(|input| input.kind() == Kind::State);
-        Ok(is_state && scan.projection.is_some() && !is_whole(scan))
+        Ok(is_state && !is_whole(scan))
     }
-}
-
-/// A plan's columns under the names of those of `like`, by position; the weight, if it has one, last.
-pub(super) fn renamed(plan: LogicalPlan, like: &LogicalPlan, with_weight: bool) -> Result<LogicalPlan> {
-    let schema = Arc::clone(plan.schema());
-    let mut columns = Vec::new();
-    for (i, (qualifier, field)) in like.schema().iter().enumerate() {
-        let (own, name) = schema.qualified_field(i);
-        let column = Expr::Column(Column::new(own.cloned(), name.name()));
-        columns.push(column.alias_qualified(qualifier.cloned(), field.name()));
-    }
-    if with_weight {
-        columns.push(weight(&plan)?);
-    }
-    Ok(LogicalPlan::Projection(Projection::try_new(columns, Arc::new(plan))?))
-}
-
-pub(super) fn weight(plan: &LogicalPlan) -> Result<Expr> {
-    let (qualifier, field) = plan.schema().qualified_field_with_unqualified_name(WEIGHT)?;
-    Ok(Expr::Column(Column::new(qualifier.cloned(), field.name())))
 }
 
 /// Whether a scan is of all columns, in their order.
