@@ -49,8 +49,7 @@ async function open(path, { quiet = true, ...options } = {}) {
 
 const digits = (text) => Number(text.replaceAll(/\D/g, ""));
 
-test("the page shows the numbers of a release while votes arrive", async (t) => {
-  if ((await demo.json("/api/views")).release === undefined) return t.skip("the server has no releases");
+test("the page shows the numbers of a release while votes arrive", async () => {
   const page = await open("/");
   await page.locator("#ranking .rank").first().waitFor();
   const shown = () => page.evaluate(() => ({

@@ -38,19 +38,16 @@ export class Live {
   #onState;
   #source = null;
   #retry = null;
-  #pushes;
 
-  /** What /api/views answers, less the views that are not wanted. A server that knows no releases pushes none. */
-  constructor({ views, release }, { onRelease, onState }) {
-    this.#pushes = release !== undefined;
+  /** `views` of what /api/views answers, less those that are not wanted. */
+  constructor({ views }, { onRelease, onState }) {
     this.#views = new Map(views.map((view) => [view.name, view.key ?? []]));
     this.#onRelease = onRelease;
     this.#onState = onState;
   }
 
   start() {
-    if (this.#pushes) this.#listen();
-    else this.#again(0);
+    this.#listen();
     // A tab that was asleep may have missed that the connection ended.
     window.addEventListener("online", () => this.#again(0));
     window.addEventListener("pagehide", () => this.#source?.close());
@@ -91,8 +88,7 @@ export class Live {
     clearTimeout(this.#retry);
     this.#retry = setTimeout(async () => {
       await this.#poll();
-      if (this.#pushes) this.#listen();
-      else this.#again(RETRY_MS);
+      this.#listen();
     }, waitMs);
   }
 
