@@ -2,7 +2,9 @@
 
 mod changes;
 mod connections;
+mod formats;
 mod metrics;
+mod releases;
 mod sql;
 
 use std::collections::BTreeMap;
@@ -293,48 +295,6 @@ async fn wrong_names_are_answered_with_the_right_ones() {
 }
 
 #[tokio::test]
-async fn the_public_sees_the_release_and_the_operator_the_epoch() {
-    let server = serve(|app| app.policy.interval = Duration::from_secs(3600)).await;
-    server.json("/api/views").await;
-    server.publish.send(published_with(8, Access::Operator)).unwrap();
-    let operators = async |path: &str| {
-        let answer = server.get(path).bearer_auth(TOKEN).send().await.unwrap();
-        answer.json::<Value>().await.unwrap()
-    };
-    let list = server.json("/api/views").await;
-    assert_eq!((&list["release"], &list["epoch"]), (&json!(1), &json!(7)));
-    let own = operators("/api/views").await;
-    assert_eq!((&own["release"], &own["epoch"]), (&json!(1), &json!(8)));
-    let names = |list: &Value| {
-        list["views"].as_array().unwrap().iter().map(|v| v["name"].clone()).collect::<Vec<_>>()
-    };
-    assert_eq!(names(&list), ["numbers", "votes_per_candidate"]);
-    assert_eq!(names(&own), ["ballots", "numbers", "votes_per_candidate"]);
-    let path = "/api/views/votes_per_candidate";
-    assert_eq!(server.json(path).await["epoch"], 7);
-    assert_eq!(operators(path).await["epoch"], 8);
-    let (status, body) = problem(server.get("/api/views/ballots").send().await.unwrap()).await;
-    assert_eq!(status, 401, "{body}");
-    assert_eq!(problem(server.get("/api/views/ballots/plan").send().await.unwrap()).await.0, 401);
-    assert_eq!(operators("/api/views/ballots").await["total_rows"], 4);
-    let (status, body) = server.refused("SELECT * FROM ballots").await;
-    assert_eq!(status, 400, "no such table for the public: {body}");
-}
-
-#[tokio::test]
-async fn a_status_can_be_waited_for() {
-    let server = serve(|_| {}).await;
-    let wait = tokio::spawn(server.get("/api/status?after=7").send());
-    tokio::time::sleep(Duration::from_millis(50)).await;
-    assert!(!wait.is_finished());
-    server.publish.send(published(8, true)).unwrap();
-    let status: Value = wait.await.unwrap().unwrap().json().await.unwrap();
-    assert_eq!(status["epoch"], 8);
-    assert_eq!(server.json("/api/status?after=7").await["epoch"], 8, "what is there is not waited for");
-    assert_eq!(problem(server.get("/api/status?after=x").send().await.unwrap()).await.0, 400);
-}
-
-#[tokio::test]
 async fn an_unchanged_view_is_not_sent_again() {
     let server = serve(|_| {}).await;
     let path = "/api/views/votes_per_candidate";
@@ -349,75 +309,6 @@ async fn an_unchanged_view_is_not_sent_again() {
     server.publish.send(published(8, true)).unwrap();
     server.released(8).await;
     assert_eq!(again().await.status(), 200);
-}
-
-#[tokio::test]
-async fn csv_and_arrow_by_accept() {
-    let server = serve(|_| {}).await;
-    let get = async |accept: &str| {
-        let request = server.get("/api/views/votes_per_candidate?limit=2").header("accept", accept);
-        let response = request.send().await.unwrap();
-        (response.headers()["content-type"].to_str().unwrap().to_owned(), response.bytes().await.unwrap())
-    };
-    let (content_type, csv) = get("text/csv").await;
-    assert!(content_type.starts_with("text/csv"));
-    let csv = std::str::from_utf8(&csv).unwrap();
-    assert!(csv.starts_with("candidate_id,total_votes,share,score,at\nc1,10,37.50,1.5,"), "{csv}");
-    let (content_type, stream) = get("application/vnd.apache.arrow.stream").await;
-    assert_eq!(content_type, "application/vnd.apache.arrow.stream");
-    let batches: Vec<_> = StreamReader::try_new(&stream[..], None).unwrap().map(Result::unwrap).collect();
-    assert_eq!(batches, [candidates().slice(0, 2)]);
-    let (content_type, _) = get("text/html,*/*;q=0.8").await;
-    assert_eq!(content_type, "application/json");
-}
-
-#[tokio::test]
-async fn a_format_may_be_named_in_the_path_or_by_a_parameter() {
-    let server = serve(|_| {}).await;
-    let csv = "candidate_id,total_votes,share,score,at\nc1,10,37.50,1.5,1970-01-01T00:00:00Z\n";
-    for path in ["votes_per_candidate.csv?limit=1", "votes_per_candidate?limit=1&format=csv"] {
-        let response = server.get(&format!("/api/views/{path}")).send().await.unwrap();
-        assert!(response.headers()["content-type"].to_str().unwrap().starts_with("text/csv"), "{path}");
-        assert_eq!(response.text().await.unwrap(), csv, "{path}");
-    }
-    let arrow = server.get("/api/views/numbers.arrow").send().await.unwrap().bytes().await.unwrap();
-    assert_eq!(StreamReader::try_new(&arrow[..], None).unwrap().next().unwrap().unwrap().num_rows(), 1_000);
-    assert_eq!(server.json("/api/views/numbers.json").await["total_rows"], 5_000);
-    let (status, body) = problem(server.get("/api/views/numbers?format=xml").send().await.unwrap()).await;
-    assert_eq!(status, 400);
-    assert!(detail(&body).contains("json, csv, arrow"), "{body}");
-}
-
-#[tokio::test]
-async fn rows_are_chosen_by_their_values() {
-    let server = serve(|_| {}).await;
-    for (parameters, expected) in [
-        ("candidate_id=c2", vec!["c2"]),
-        ("candidate_id=c2&candidate_id=c4&sort=candidate_id:desc", vec!["c4", "c2"]),
-        ("total_votes=10", vec!["c1", "c4"]),
-        ("total_votes=10&candidate_id=c4", vec!["c4"]),
-        ("total_votes=", vec!["c3"]),
-        ("total_votes=10&total_votes=", vec!["c1", "c3", "c4"]),
-        ("share=-0.25", vec!["c2"]),
-        ("at=1970-01-01T00:00:01.5Z", vec!["c2"]),
-        ("candidate_id=nobody", vec![]),
-        ("candidate_id=", vec![]),
-    ] {
-        let page = server.json(&format!("/api/views/votes_per_candidate?{parameters}")).await;
-        let rows = page["rows"].as_array().unwrap();
-        let ids: Vec<&str> = rows.iter().map(|row| row["candidate_id"].as_str().unwrap()).collect();
-        assert_eq!(
-            (ids.len(), ids),
-            (page["total_rows"].as_u64().unwrap() as usize, expected),
-            "{parameters}"
-        );
-    }
-    let page = server.json("/api/views/votes_per_candidate?total_votes=10&limit=1").await;
-    assert_eq!((page["rows"].as_array().unwrap().len(), &page["total_rows"]), (1, &json!(2)));
-    let bad = server.get("/api/views/votes_per_candidate?total_votes=many").send().await.unwrap();
-    let (status, body) = problem(bad).await;
-    assert_eq!(status, 400);
-    assert!(detail(&body).contains("\"total_votes\" is BIGINT, and \"many\" is none"), "{body}");
 }
 
 #[tokio::test]
