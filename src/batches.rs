@@ -3,8 +3,10 @@
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use arrow::array::{RecordBatch, RecordBatchOptions};
+use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, UInt32Array};
+use arrow::compute::take_record_batch;
 use arrow::datatypes::{Schema, SchemaRef};
+use arrow::row::RowConverter;
 use datafusion::common::internal_err;
 use datafusion::error::{DataFusionError, Result};
 
@@ -22,6 +24,20 @@ pub fn project(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
         .collect::<Result<Vec<_>>>()?;
     let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
     Ok(RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)?)
+}
+
+/// The rows with the columns' names of `schema`.
+pub fn renamed(rows: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
+    let options = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
+    Ok(RecordBatch::try_new_with_options(Arc::clone(schema), rows.columns().to_vec(), &options)?)
+}
+
+/// The rows in the order of `keys`, which have a value for each of them; those with equal keys as they were.
+pub fn sorted(rows: &RecordBatch, keys: &[ArrayRef], converter: &RowConverter) -> Result<RecordBatch> {
+    let encoded = converter.convert_columns(keys)?;
+    let mut order: Vec<u32> = (0..rows.num_rows() as u32).collect();
+    order.sort_by(|a, b| encoded.row(*a as usize).cmp(&encoded.row(*b as usize)));
+    Ok(take_record_batch(rows, &UInt32Array::from(order))?)
 }
 
 /// An empty batch of `schema`.

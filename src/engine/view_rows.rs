@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions, UInt32Array};
+use arrow::array::{ArrayRef, BooleanArray, RecordBatch, UInt32Array};
 use arrow::compute::{concat_batches, filter_record_batch, take_record_batch};
 use arrow::datatypes::SchemaRef;
 use arrow::row::{RowConverter, Rows, SortField};
@@ -13,6 +13,7 @@ use datafusion::error::Result;
 
 use super::flow::{Arrangement, Keys, NIL, Snapshot};
 use super::view::{Changelog, Op, RowSource};
+use crate::batches;
 
 /// The rows of a view as of now.
 #[derive(Debug)]
@@ -221,10 +222,5 @@ fn sorted(
     if keys.is_empty() {
         return Ok(rows);
     }
-    let encoded = converter.convert_columns(&keys)?;
-    let mut order: Vec<u32> = (0..rows.num_rows() as u32).collect();
-    order.sort_by(|a, b| encoded.row(*a as usize).cmp(&encoded.row(*b as usize)));
-    let sorted = take_record_batch(&rows, &UInt32Array::from(order))?;
-    let options = RecordBatchOptions::new().with_row_count(Some(sorted.num_rows()));
-    Ok(RecordBatch::try_new_with_options(Arc::clone(schema), sorted.columns().to_vec(), &options)?)
+    batches::sorted(&rows, &keys, converter)
 }

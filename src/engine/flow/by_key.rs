@@ -8,7 +8,7 @@ mod tests;
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use arrow::array::{BooleanArray, RecordBatch, RecordBatchOptions, UInt32Array};
+use arrow::array::{BooleanArray, RecordBatch, UInt32Array};
 use arrow::compute::{concat_batches, filter_record_batch, take_record_batch};
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
@@ -21,6 +21,7 @@ use datafusion::physical_plan::{ExecutionPlan, collect};
 use super::arrangement::Arrangement;
 use super::equality::Keys;
 use super::{Delta, Operator, Run};
+use crate::batches::renamed;
 use crate::engine::bound::Bound;
 use crate::engine::input::InputTable;
 use crate::guard;
@@ -101,11 +102,11 @@ impl Input {
 
     fn change(&self, delta: &Delta) -> Result<Change> {
         if !delta.retracts() && delta.weights.values().iter().all(|weight| *weight == 1) {
-            let come = named(self.rows.schema(), delta.rows.clone())?;
+            let come = renamed(&delta.rows, self.rows.schema())?;
             return Ok(Change { gone: Vec::new(), come });
         }
         let mut delta = delta.clone().consolidate()?;
-        delta.rows = named(self.rows.schema(), delta.rows)?;
+        delta.rows = renamed(&delta.rows, self.rows.schema())?;
         let weights = || delta.weights.values().iter().zip(0u32..);
         let come = weights().flat_map(|(weight, row)| std::iter::repeat_n(row, (*weight).max(0) as usize));
         let come = take_record_batch(&delta.rows, &UInt32Array::from_iter_values(come))?;
@@ -141,12 +142,6 @@ fn count(weight: i64) -> u32 {
     u32::try_from(weight.unsigned_abs()).unwrap_or(u32::MAX)
 }
 
-/// The rows with other names of their columns.
-fn named(schema: &SchemaRef, rows: RecordBatch) -> Result<RecordBatch> {
-    let options = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
-    Ok(RecordBatch::try_new_with_options(Arc::clone(schema), rows.columns().to_vec(), &options)?)
-}
-
 impl ByKey {
     /// Holds no rows yet.
     ///
@@ -179,7 +174,7 @@ impl ByKey {
         }
         let schema = Arc::new(first.schema().project(first.key())?);
         let touched = self.inputs.iter().zip(deltas).filter(|(_, delta)| !delta.is_empty());
-        let touched = touched.map(|(input, delta)| named(&schema, delta.rows.project(input.rows.key())?));
+        let touched = touched.map(|(input, delta)| renamed(&delta.rows.project(input.rows.key())?, &schema));
         let touched = concat_batches(&schema, &touched.collect::<Result<Vec<_>>>()?)?;
         let all: Vec<usize> = (0..touched.num_columns()).collect();
         Ok(Some(Keys::of(&touched, &all)?))
@@ -203,7 +198,7 @@ impl ByKey {
         self.plan = reset_plan_states(Arc::clone(&self.plan))?;
         let ran = collect(Arc::clone(&self.plan), run.runner.context(inputs));
         let batches = guard::catch_async(ran).await?.into_iter();
-        let batches = batches.map(|batch| named(&self.schema, batch)).collect::<Result<Vec<_>>>()?;
+        let batches = batches.map(|batch| renamed(&batch, &self.schema)).collect::<Result<Vec<_>>>()?;
         Ok(concat_batches(&self.schema, &batches)?)
     }
 }

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::datatypes::SchemaRef;
 use datafusion::common::NullEquality;
 use datafusion::error::Result;
@@ -20,6 +19,7 @@ use super::segment::Segment;
 use super::single::Single;
 use super::top_k::TopK;
 use super::{Delta, Operator};
+use crate::batches::renamed;
 use crate::engine::input::{Inputs, Runner};
 use crate::guard;
 
@@ -65,7 +65,7 @@ async fn work(
                 let batches =
                     guard::catch_async(collect(Arc::clone(&plan), runner.context(Inputs::default()))).await?;
                 let rows = arrow::compute::concat_batches(&plan.schema(), &batches)?;
-                return Ok(Work::Constant(Delta::of_new(positional(rows, &schema)?)));
+                return Ok(Work::Constant(Delta::of_new(renamed(&rows, &schema)?)));
             }
             Plan::Segment(plan, tables) => {
                 let plan = physical(&plan, state).await?;
@@ -127,10 +127,4 @@ async fn work(
 
 async fn physical(plan: &LogicalPlan, state: &SessionState) -> Result<Arc<dyn ExecutionPlan>> {
     state.query_planner().create_physical_plan(plan, state).await
-}
-
-/// Rows under the names of their positions.
-fn positional(rows: RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
-    let options = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
-    Ok(RecordBatch::try_new_with_options(Arc::clone(schema), rows.columns().to_vec(), &options)?)
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, UInt32Array};
+use arrow::array::{Array, ArrayRef, RecordBatch, UInt32Array};
 use arrow::compute::{SortOptions, take_record_batch};
 use arrow::datatypes::SchemaRef;
 use arrow::row::{RowConverter, SortField};
@@ -14,6 +14,7 @@ use datafusion::logical_expr::{Expr, LogicalPlan, Projection, SubqueryAlias};
 use super::Delta;
 use super::cut::with_keys;
 use super::graph::{Changes, Graph};
+use crate::batches::{self, renamed};
 use crate::engine::bound::unaliased;
 use crate::engine::view::{Changelog, RowSource};
 use crate::engine::view_rows::ViewRows;
@@ -152,9 +153,7 @@ impl FlowView {
 /// The rows that went and those that came, each as often as it did.
 fn went_and_came(delta: &Delta, schema: &SchemaRef) -> Result<(RecordBatch, RecordBatch)> {
     if delta.weights.values().iter().all(|weight| *weight == 1) {
-        let options = RecordBatchOptions::new().with_row_count(Some(delta.rows.num_rows()));
-        let columns = delta.rows.columns().to_vec();
-        let rows = RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)?;
+        let rows = renamed(&delta.rows, schema)?;
         return Ok((rows.slice(0, 0), rows));
     }
     let of_sign =
@@ -163,9 +162,7 @@ fn went_and_came(delta: &Delta, schema: &SchemaRef) -> Result<(RecordBatch, Reco
                 delta.weights.values().iter().enumerate().flat_map(|(row, weight)| {
                     std::iter::repeat_n(row as u32, (weight * sign).max(0) as usize)
                 });
-            let rows = take_record_batch(&delta.rows, &UInt32Array::from_iter_values(rows))?;
-            let options = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
-            Ok(RecordBatch::try_new_with_options(Arc::clone(schema), rows.columns().to_vec(), &options)?)
+            renamed(&take_record_batch(&delta.rows, &UInt32Array::from_iter_values(rows))?, schema)
         };
     Ok((of_sign(-1)?, of_sign(1)?))
 }
@@ -192,11 +189,8 @@ impl RowSource for OrderedRows {
         let fields = fields
             .map(|(key, (_, options))| SortField::new_with_options(key.data_type().clone(), *options))
             .collect();
-        let encode = || RowConverter::new(fields)?.convert_columns(&keys);
-        let encoded = encode().map_err(datafusion::error::DataFusionError::from)?;
-        let mut sorted: Vec<u32> = (0..rows.num_rows() as u32).collect();
-        sorted.sort_by(|a, b| encoded.row(*a as usize).cmp(&encoded.row(*b as usize)));
-        Ok(take_record_batch(&rows.project(&visible)?, &UInt32Array::from(sorted))?)
+        let converter = RowConverter::new(fields).map_err(datafusion::error::DataFusionError::from)?;
+        Ok(batches::sorted(&rows.project(&visible)?, &keys, &converter)?)
     }
 }
 

@@ -14,6 +14,7 @@ use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
 use super::arrivals::{Arrival, HIDDEN, with_hidden};
 use super::recount::Recount;
 use super::windows::{self, Window};
+use crate::batches::renamed;
 
 impl Recount<'_> {
     /// The source whose rows a table has.
@@ -96,8 +97,7 @@ pub fn stand_in(schema: &DFSchemaRef, rows: RecordBatch) -> Result<LogicalPlan> 
         .map(|(i, field)| Field::new(format!("c{i}"), field.data_type().clone(), true))
         .collect::<Vec<_>>();
     let positional: SchemaRef = Arc::new(Schema::new(fields));
-    let options = arrow::array::RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
-    let rows = RecordBatch::try_new_with_options(positional, rows.columns().to_vec(), &options)?;
+    let rows = renamed(&rows, &positional)?;
     let names = schema.iter().enumerate().map(|(i, (qualifier, field))| {
         let column = datafusion::common::Column::new(Some("oracle_below"), format!("c{i}"));
         Expr::Column(column).alias_qualified(qualifier.cloned(), field.name())
