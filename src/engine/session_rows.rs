@@ -1,7 +1,7 @@
 //! Rows of streams in sessions: a row that comes can change the sessions of others, which are therefore kept until
 //! their session is final. A micro-batch costs as much as the sessions that it touches.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, RecordBatchOptions, UInt32Array};
@@ -36,6 +36,8 @@ pub struct SessionRows {
     sessions: SessionGroups,
     /// Rows of each session that is not final, with its window.
     rows: HashMap<u32, RecordBatch>,
+    /// Sessions by the time when they are final; some may have gone into others since.
+    ends: BTreeMap<i64, Vec<u32>>,
     next: u32,
     prepared: Option<Prepared>,
 }
@@ -61,8 +63,19 @@ impl SessionRows {
             is_timed: columns.is_timed,
         };
         let sessions = SessionGroups::new(keys, &key_schema)?;
-        let (rows, prepared) = (HashMap::new(), None);
-        Ok(SessionRows { below, schema, windows, columns, positions, sessions, rows, next: 0, prepared })
+        let (rows, ends, prepared) = (HashMap::new(), BTreeMap::new(), None);
+        Ok(SessionRows {
+            below,
+            schema,
+            windows,
+            columns,
+            positions,
+            sessions,
+            rows,
+            ends,
+            next: 0,
+            prepared,
+        })
     }
 
     fn discard(&mut self) {
@@ -146,20 +159,24 @@ impl Node for SessionRows {
             self.rows.remove(session);
         }
         self.next += prepared.rows.len() as u32;
+        if self.windows.are_timed() {
+            for (session, _) in &prepared.rows {
+                if let Some(end) = self.sessions.end(*session) {
+                    self.ends.entry(end).or_default().push(*session);
+                }
+            }
+        }
         self.rows.extend(prepared.rows);
         Ok(prepared.delta)
     }
 
     fn evict(&mut self, watermark: i64) -> Result<Option<RecordBatch>> {
-        if !self.windows.are_timed() {
-            return Ok(None);
+        let mut ended = Vec::new();
+        while let Some(first) = self.ends.first_entry().filter(|first| *first.key() <= watermark) {
+            ended.extend(first.remove());
         }
-        let is_final = |session: &&u32| self.sessions.end(**session).is_some_and(|end| end <= watermark);
-        let ended: Vec<u32> = self.rows.keys().filter(is_final).copied().collect();
+        ended.retain(|session| self.rows.remove(session).is_some());
         self.sessions.remove(&ended)?;
-        for session in ended {
-            self.rows.remove(&session);
-        }
         Ok(None)
     }
 
