@@ -39,6 +39,15 @@ pub struct Cli {
     pub command: Command,
 }
 
+/// How `tally check` prints its answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum CheckFormat {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
 /// One command and its flags.
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -101,7 +110,7 @@ pub enum Command {
         #[arg(long)]
         remove: bool,
     },
-    /// Check a folder of .sql files without any server: columns, key, mode and plan of each view
+    /// Check a folder of .sql files without any server: columns, key, mode and upkeep of each view
     Check {
         /// Directory of the .sql files [default: ./queries if it exists, else those built in]
         #[arg(long, value_name = "DIR")]
@@ -110,6 +119,12 @@ pub enum Command {
         /// file; may be repeated
         #[arg(long = "table", value_name = "NAME=FILE", value_parser = named_file)]
         tables: Vec<(String, PathBuf)>,
+        /// Each view's operators and plans too
+        #[arg(long)]
+        plan: bool,
+        /// How the answer is printed
+        #[arg(long, value_enum, default_value_t = CheckFormat::Text)]
+        format: CheckFormat,
     },
     /// Run files through the engine instead of Kafka and Postgres, and print a view or its changes
     Replay {

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use tokio::net::TcpListener;
 
-use crate::cli::{Cli, Command, None as NoSettings, Population};
+use crate::cli::{CheckFormat, Cli, Command, None as NoSettings, Population};
 use crate::clients;
 use crate::config::{Config, Flags};
 use crate::demo;
@@ -49,9 +49,17 @@ pub async fn run(cli: Cli, bars: &MultiProgress) -> Result<()> {
         Command::Triggers { flags, tables, remove } => {
             triggers(&Config::load(file, &flags, &NoSettings {})?, &tables, remove).await
         }
-        Command::Check { queries, tables } => {
+        Command::Check { queries, tables, plan, format } => {
             let (_, files) = queries::load(queries.as_deref())?;
-            print!("{}", replay::check(&files, &tables, tables_of_migrations(&election::MIGRATIONS)).await?);
+            let report = replay::check(&files, &tables, tables_of_migrations(&election::MIGRATIONS)).await?;
+            match format {
+                CheckFormat::Text => print!("{}", report.text(plan)),
+                CheckFormat::Json => {
+                    let json = serde_json::to_string_pretty(&report);
+                    let action = "print the report".to_string();
+                    println!("{}", json.map_err(|error| Error::Io { action, source: error.into() })?);
+                }
+            }
             Ok(())
         }
         Command::Replay { queries, inputs, keyed_inputs, tables, batch_rows, view, changelog, format } => {

@@ -65,6 +65,9 @@ pub struct TimeWindow {
     pub size: i64,
 }
 
+/// Each time by itself.
+pub const INSTANT: TimeWindow = TimeWindow { slide: 1, size: 1 };
+
 impl SessionKeys {
     /// When a row's own session ends, if it ever does.
     pub fn bound(&self) -> Option<Bound> {
@@ -106,6 +109,15 @@ pub fn window_columns(plan: &LogicalPlan, event_time: impl Fn(&str) -> Option<St
         let expr = Expr::Column(column);
         let (traced, _) = resolve(expr.clone(), plan)?;
         grain(expr, plan, &event_time).filter(|_| tells_window(&traced)).map(|grain| grain.after)
+    };
+    plan.schema().columns().into_iter().map(after).collect()
+}
+
+/// Of each column of rows of a stream, if it is their event time: how long after its value rows with it can come.
+pub fn time_columns(plan: &LogicalPlan, event_time: impl Fn(&str) -> Option<String>) -> Vec<Option<i64>> {
+    let after = |column: Column| {
+        let grain = grain(Expr::Column(column), plan, &event_time)?;
+        (grain == EXACT).then_some(grain.after)
     };
     plan.schema().columns().into_iter().map(after).collect()
 }

@@ -45,8 +45,8 @@ impl Grain {
                     }
                     _ => return None,
                 };
-                let shift = of(of_time)?.length(interval, &of_time.get_type(schema).ok()?)?;
-                of(of_time)?.shift(if *op == Operator::Plus { shift } else { shift.checked_neg()? })
+                let by = shift(interval, &of_time.get_type(schema).ok()?)?;
+                of(of_time)?.shift(if *op == Operator::Plus { by } else { by.checked_neg()? })
             }
             Expr::ScalarFunction(function) => {
                 let [first, second, others @ ..] = function.args.as_slice() else { return None };
@@ -119,24 +119,6 @@ impl Grain {
         }
     }
 
-    /// An interval that is added to values of a type, if it moves all of them by the same.
-    fn length(self, interval: &ScalarValue, of: &DataType) -> Option<i64> {
-        let length = signed_nanoseconds(interval)?;
-        let fits = match of {
-            DataType::Date32 => length % DAY == 0,
-            DataType::Timestamp(unit, zone) => {
-                let has_days = match interval {
-                    ScalarValue::IntervalMonthDayNano(Some(interval)) => interval.days != 0,
-                    ScalarValue::IntervalDayTime(Some(interval)) => interval.days != 0,
-                    _ => false,
-                };
-                length % unit_nanoseconds(*unit) == 0 && (is_utc(zone) || !has_days)
-            }
-            _ => false,
-        };
-        fits.then_some(length)
-    }
-
     fn bin(self, size: &Expr, origin: &[Expr], of: &DataType) -> Option<Grain> {
         let DataType::Timestamp(unit, _) = of else { return None };
         let size = literal_length(size)?;
@@ -177,6 +159,29 @@ impl Grain {
             _ => None,
         }
     }
+}
+
+/// Nanoseconds by which an interval that is added to values of a type moves them, if it moves all by the same.
+pub fn shift(interval: &ScalarValue, of: &DataType) -> Option<i64> {
+    let length = signed_nanoseconds(interval)?;
+    let fits = match of {
+        DataType::Date32 => length % DAY == 0,
+        DataType::Timestamp(unit, zone) => {
+            let has_days = match interval {
+                ScalarValue::IntervalMonthDayNano(Some(interval)) => interval.days != 0,
+                ScalarValue::IntervalDayTime(Some(interval)) => interval.days != 0,
+                _ => false,
+            };
+            length % unit_nanoseconds(*unit) == 0 && (is_utc(zone) || !has_days)
+        }
+        _ => false,
+    };
+    fits.then_some(length)
+}
+
+/// Whether a cast leaves each time what it is.
+pub fn keeps_time(from: &DataType, to: &DataType) -> bool {
+    EXACT.cast(from, to) == Some(EXACT)
 }
 
 fn literal_length(expr: &Expr) -> Option<i64> {

@@ -17,6 +17,7 @@ mod function;
 mod grain;
 mod hidden;
 pub mod input;
+mod interval;
 mod lookup;
 mod node;
 mod operands;
@@ -39,6 +40,7 @@ mod tests;
 mod types;
 #[cfg(test)]
 mod unstoppable;
+pub mod upkeep;
 mod view;
 mod view_rows;
 mod watermark;
@@ -98,7 +100,7 @@ pub struct ViewChange {
     pub changelog: Changelog,
     /// All its rows now.
     pub rows: Arc<dyn RowSource>,
-    /// Whether the view has no state: what it has said it will not say again.
+    /// Whether the view tells each row once and forgets it: what it has said it will not say again.
     pub stateless: bool,
 }
 
@@ -313,7 +315,7 @@ impl Engine {
             }
             None => rows,
         };
-        let final_until = self.watermarks.get(source).and_then(Watermark::final_until);
+        let final_until = self.watermarks.get_mut(source).and_then(Watermark::close);
         let batch = MicroBatch { source, stream: &stream, rows: &rows, final_until };
         let changed = add_to_all(&mut self.nodes, &batch, &self.runner, &self.inputs).await;
         let mut changes = flow::Changes::new();

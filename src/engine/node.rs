@@ -47,6 +47,11 @@ pub trait Node: Send + Sync {
     /// Forgets what is cached of the reference tables.
     fn reset(&mut self) -> Result<()>;
 
+    /// What it keeps of each group besides numbers.
+    fn values_kept(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Bytes held.
     fn bytes(&self) -> usize;
 
@@ -70,9 +75,6 @@ pub trait Node: Send + Sync {
     fn finality(&self) -> Vec<Option<i64>> {
         Vec::new()
     }
-
-    /// What it keeps and what that costs, for people.
-    fn describe(&self) -> String;
 
     #[cfg(test)]
     /// Whether the plan below keeps its hash tables from one micro-batch to the next.

@@ -12,6 +12,7 @@ use super::delta::Delta;
 use super::input::{InputTable, Inputs, Runner};
 use super::node::{self, Node, RowError, plain};
 use super::plan::Identity;
+use super::upkeep::Upkeep;
 use crate::guard;
 
 /// A stateful node that one or more views share.
@@ -20,6 +21,8 @@ pub struct Stateful {
     pub identity: Identity,
     /// Its plan, for people.
     pub below: String,
+    /// What it keeps, if it keeps anything.
+    pub upkeep: Option<Upkeep>,
     /// The streams that it reads.
     pub streams: Vec<String>,
     /// The reference tables that it reads.

@@ -36,6 +36,8 @@ pub struct SessionRows {
     sessions: SessionGroups,
     /// Rows of each session that is not final, with its window.
     rows: HashMap<u32, RecordBatch>,
+    /// Their bytes.
+    bytes: usize,
     /// Sessions by the time when they are final; some may have gone into others since.
     ends: BTreeMap<i64, Vec<u32>>,
     next: u32,
@@ -72,10 +74,18 @@ impl SessionRows {
             positions,
             sessions,
             rows,
+            bytes: 0,
             ends,
             next: 0,
             prepared,
         })
+    }
+
+    /// Lets go of a session's rows, if it is still there.
+    fn forget(&mut self, session: u32) -> bool {
+        let rows = self.rows.remove(&session);
+        self.bytes -= rows.as_ref().map_or(0, RecordBatch::get_array_memory_size);
+        rows.is_some()
     }
 
     fn discard(&mut self) {
@@ -156,7 +166,7 @@ impl Node for SessionRows {
         let Some(prepared) = self.prepared.take() else { return internal_err!("nothing was prepared") };
         self.sessions.commit();
         for session in &prepared.gone {
-            self.rows.remove(session);
+            self.forget(*session);
         }
         self.next += prepared.rows.len() as u32;
         if self.windows.are_timed() {
@@ -166,6 +176,7 @@ impl Node for SessionRows {
                 }
             }
         }
+        self.bytes += prepared.rows.iter().map(|(_, rows)| rows.get_array_memory_size()).sum::<usize>();
         self.rows.extend(prepared.rows);
         Ok(prepared.delta)
     }
@@ -175,7 +186,7 @@ impl Node for SessionRows {
         while let Some(first) = self.ends.first_entry().filter(|first| *first.key() <= watermark) {
             ended.extend(first.remove());
         }
-        ended.retain(|session| self.rows.remove(session).is_some());
+        ended.retain(|session| self.forget(*session));
         self.sessions.remove(&ended)?;
         Ok(None)
     }
@@ -189,14 +200,7 @@ impl Node for SessionRows {
     }
 
     fn bytes(&self) -> usize {
-        self.rows.values().map(RecordBatch::get_array_memory_size).sum()
-    }
-
-    fn describe(&self) -> String {
-        match self.windows.are_timed() {
-            true => "the rows of sessions, until the watermark passes their end".into(),
-            false => "the rows of sessions, kept for ever: the source has no watermark".into(),
-        }
+        self.bytes
     }
 
     #[cfg(test)]

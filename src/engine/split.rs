@@ -14,6 +14,7 @@ use datafusion::logical_expr::{
     Expr, JoinType, LogicalPlan, LogicalPlanBuilder, Projection, TableScan, Volatility, lit,
 };
 
+use super::bound;
 use super::input::{InputTable, Kind, as_input};
 use super::window_functions::is_own_session;
 
@@ -119,8 +120,12 @@ fn is_taken_back(plan: &LogicalPlan, takes_back: &dyn Fn(&str) -> bool) -> Resul
 }
 
 /// Where a plan asks only whether the rows of a stream have a value (IN, EXISTS, EXCEPT, a semi or anti join),
-/// the different values are enough: an aggregate keeps them.
-pub fn keep_values_only(plan: LogicalPlan) -> Result<LogicalPlan> {
+/// the different values are enough: an aggregate keeps them. Not if an `event_time` is among these: groups of it would
+/// be final some day, and rows that come later left out.
+pub fn keep_values_only(
+    plan: LogicalPlan,
+    event_time: impl Fn(&str) -> Option<String>,
+) -> Result<LogicalPlan> {
     let kept = plan.transform_up_with_subqueries(|node| {
         let LogicalPlan::Join(join) = &node else { return Ok(Transformed::no(node)) };
         let asks_right =
@@ -139,6 +144,9 @@ pub fn keep_values_only(plan: LogicalPlan) -> Result<LogicalPlan> {
         }
         let values =
             LogicalPlanBuilder::from(Arc::clone(asked)).aggregate(columns, Vec::<Expr>::new())?.build()?;
+        if matches!(&values, LogicalPlan::Aggregate(values) if bound::bound(values, &event_time).is_some()) {
+            return Ok(Transformed::no(node));
+        }
         let mut join = join.clone();
         *(if asks_right { &mut join.right } else { &mut join.left }) = Arc::new(values);
         Ok(Transformed::yes(LogicalPlan::Join(join)))
@@ -390,6 +398,8 @@ pub fn is_monotonic(finishing: &LogicalPlan) -> Result<bool> {
             // A reference table may change, and its rows with it.
             LogicalPlan::TableScan(scan) => input_kind(scan) == Some(Kind::State),
             LogicalPlan::Join(join) => join.join_type == JoinType::Inner,
+            // In what order rows are read is another matter.
+            LogicalPlan::Sort(sort) => sort.fetch.is_none(),
             _ => false,
         };
         Ok(if adds { TreeNodeRecursion::Continue } else { TreeNodeRecursion::Stop })

@@ -91,10 +91,6 @@ impl Node for StreamRows {
         self.finality.clone()
     }
 
-    fn describe(&self) -> String {
-        "the rows as they come; nothing is kept of them here".into()
-    }
-
     #[cfg(test)]
     fn keeps_lookups(&self) -> bool {
         self.below.keeps_lookups()

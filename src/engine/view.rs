@@ -8,6 +8,7 @@ use arrow::compute::concat_batches;
 use arrow::datatypes::SchemaRef;
 use datafusion::error::Result;
 
+use super::upkeep::ViewUpkeep;
 use crate::catalog::Access;
 
 /// What does not change about a view while the engine runs.
@@ -23,6 +24,8 @@ pub struct ViewInfo {
     pub mode: &'static str,
     /// Topic that receives its changelog.
     pub topic: Option<String>,
+    /// What keeping it up to date takes.
+    pub upkeep: ViewUpkeep,
     /// How it is kept up to date, for people: its plan below, state and finishing plan.
     pub plan: String,
     /// Who may read it, and what must not be told apart in it.
@@ -122,6 +125,11 @@ impl Ring {
     /// Keeps at most `rows_max` rows.
     pub fn new(schema: SchemaRef, rows_max: usize) -> Self {
         Ring { schema, rows_max, batches: VecDeque::new() }
+    }
+
+    /// Columns of the rows.
+    pub fn schema(&self) -> &SchemaRef {
+        &self.schema
     }
 
     /// Adds rows; the oldest make room.

@@ -23,6 +23,8 @@ pub struct Watermark {
     newest: BTreeMap<i32, i64>,
     unread: BTreeSet<i32>,
     idle: BTreeSet<i32>,
+    /// Groups that end until then have been final since a micro-batch ended.
+    closed: Option<i64>,
 }
 
 impl Watermark {
@@ -36,11 +38,12 @@ impl Watermark {
             newest: BTreeMap::new(),
             unread: BTreeSet::new(),
             idle: BTreeSet::new(),
+            closed: None,
         })
     }
 
-    /// Takes the rows in; of each, when it happened, and up to when groups were final as it came: null
-    /// before the first row of its partition. `origins` is that of each row; none: all are of one partition.
+    /// Takes the rows in; of each, when it happened, and up to when groups were final as it came, by its own partition
+    /// or, if that was silent while others went on, since the last micro-batch: null if none was. `origins` is that of each row; none: all are of one partition.
     pub fn advance(
         &mut self,
         rows: &RecordBatch,
@@ -61,7 +64,8 @@ impl Watermark {
                 let time = times.value(row).min(latest);
                 self.newest.insert(partition, newest.map_or(time, |newest| newest.max(time)));
             }
-            newest.map(|newest| newest.saturating_sub(self.delay).saturating_sub(self.lateness))
+            let own = newest.map(|newest| newest.saturating_sub(self.delay).saturating_sub(self.lateness));
+            own.max(self.closed)
         });
         let final_until = Int64Array::from_iter(final_until.collect::<Vec<_>>());
         Ok((times, final_until))
@@ -102,6 +106,12 @@ impl Watermark {
     fn furthest_behind(&self) -> Option<(i32, i64)> {
         let active = self.newest.iter().filter(|(partition, _)| !self.idle.contains(partition));
         active.map(|(partition, newest)| (*partition, *newest)).min_by_key(|(_, newest)| *newest)
+    }
+
+    /// Ends a micro-batch: what is final now, is so for all rows that come.
+    pub fn close(&mut self) -> Option<i64> {
+        self.closed = self.closed.max(self.final_until());
+        self.closed
     }
 
     /// Groups that end until then are final.

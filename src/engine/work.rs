@@ -133,7 +133,11 @@ impl View {
 
     /// A change of this view.
     pub fn change(&self, changelog: Changelog, rows: Arc<dyn RowSource>) -> ViewChange {
-        let stateless = matches!(self.work, Work::Append { .. });
+        let stateless = match &self.work {
+            Work::Append { .. } => true,
+            Work::RowView { .. } => false,
+            Work::Flow { view, .. } => view.forgets(),
+        };
         ViewChange { info: Arc::clone(&self.info), changelog, rows, stateless }
     }
 

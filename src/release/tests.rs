@@ -67,6 +67,7 @@ fn of(
         key,
         mode: "update",
         topic: None,
+        upkeep: Default::default(),
         plan: String::new(),
         disclosure,
     };

@@ -5,22 +5,81 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use arrow::datatypes::{Field, Schema, SchemaRef};
+use serde::Serialize;
 
 use super::files::read_tables;
 use crate::catalog::{Catalog, Format, Rule, RuleKind, SourceDef};
 use crate::decode;
-use crate::engine::{Disclosure, Engine, session};
+use crate::engine::upkeep::ViewUpkeep;
+use crate::engine::{Disclosure, Engine, ViewInfo, session};
 use crate::error::Result;
 use crate::queries::QueryFile;
 use crate::reference;
 
-/// What `tally check` says of a folder: its sources, and how each view is kept up to date. `known` are tables
-/// with their columns that are declared nowhere else.
+/// What `tally check` says of a folder.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// Its sources.
+    pub sources: Vec<SourceReport>,
+    /// Its views, each after those that it reads.
+    pub views: Vec<ViewReport>,
+    /// What is to be known of reference tables.
+    pub notes: Vec<String>,
+}
+
+/// A source.
+#[derive(Debug, Serialize)]
+pub struct SourceReport {
+    /// Its name.
+    pub name: String,
+    /// Its topic.
+    pub topic: String,
+    /// Its columns with their types.
+    pub columns: Vec<String>,
+    /// Those that are kept of a message.
+    pub kept: Vec<String>,
+    /// What is kept so that a message can take a row back.
+    pub takes_back: Option<String>,
+    /// The rules that a message must keep.
+    pub rules: Vec<String>,
+    /// How far in the future a message may be.
+    pub future: Option<String>,
+    /// What is not certain.
+    pub warnings: Vec<String>,
+}
+
+/// A view.
+#[derive(Debug, Serialize)]
+pub struct ViewReport {
+    /// Its name.
+    pub name: String,
+    /// Its columns with their types.
+    pub columns: Vec<String>,
+    /// Columns that tell its rows apart; none: all.
+    pub key: Vec<String>,
+    /// Its output mode.
+    pub mode: &'static str,
+    /// The topic of its changelog.
+    pub topic: Option<String>,
+    /// Who reads it, and what is not told apart in it.
+    pub access: String,
+    /// What keeping it up to date takes.
+    pub upkeep: ViewUpkeep,
+    /// What to know about it.
+    pub warnings: Vec<String>,
+    /// Its operators and plans.
+    pub plan: String,
+}
+
+/// Plans a folder's views without any server. `known` are tables with their columns that are declared nowhere else.
+///
+/// # Errors
+/// All that can't be used, each with its file and line.
 pub async fn check(
     files: &[QueryFile],
     tables: &[(String, PathBuf)],
     known: Vec<reference::TableDef>,
-) -> Result<String> {
+) -> Result<Report> {
     let planning = session::continuous().state();
     let catalog = Catalog::parse(files, &planning).await?;
     let mut schemas: BTreeMap<String, SchemaRef> =
@@ -32,53 +91,86 @@ pub async fn check(
         schemas.insert(table.name, table.schema);
     }
     let engine = Engine::plan(&catalog, &schemas.into_iter().collect::<Vec<_>>()).await?;
-    let mut text = String::new();
+    let mut sources = Vec::new();
     for source in catalog.sources.values() {
         let read = engine.source_columns(&source.name);
         let (decoder, _) = decode::of_source(source, Some(read), &planning)?;
-        let kept: Vec<_> = decoder.kept().fields().iter().map(|field| field.name().as_str()).collect();
-        let others =
-            if kept.len() < source.schema.fields().len() { "; the others are only judged" } else { "" };
-        text +=
-            &format!("source {} ← {}\n  columns: {}\n", source.name, source.topic, columns(&source.schema));
-        text += &format!("  kept: {}{others}\n", kept.join(", "));
-        if source.retracts() {
-            text += &format!("  takes back: {}\n", takes_back(source));
-        }
         // A key by which rows are replaced refuses none.
         let judges = |rule: &&Rule| !source.retracts() || !matches!(rule.kind, RuleKind::PrimaryKey(_));
-        let rules: BTreeSet<_> = source.rules.iter().filter(judges).map(|rule| rule.name.as_str()).collect();
-        text += &format!("  rules: {}\n", rules.into_iter().collect::<Vec<_>>().join(", "));
-        if let Some(event_time) = &source.event_time {
-            let seconds = source.max_future_ms / 1_000;
-            text += &format!("  future: {event_time} at most {seconds} s after the message's timestamp\n");
-        }
-        if let Some(warning) = of_order(source) {
-            text += &format!("  warning: {warning}\n");
-        }
-        text.push('\n');
+        let rules: BTreeSet<_> = source.rules.iter().filter(judges).map(|rule| rule.name.clone()).collect();
+        let seconds = source.max_future_ms / 1_000;
+        sources.push(SourceReport {
+            name: source.name.clone(),
+            topic: source.topic.clone(),
+            columns: columns(&source.schema),
+            kept: decoder.kept().fields().iter().map(|field| field.name().clone()).collect(),
+            takes_back: source.retracts().then(|| takes_back(source)),
+            rules: rules.into_iter().collect(),
+            future: source
+                .event_time
+                .as_ref()
+                .map(|time| format!("{time} at most {seconds} s after the message's timestamp")),
+            warnings: of_order(source).into_iter().collect(),
+        });
     }
-    for info in engine.views() {
-        let key =
-            if info.key.is_empty() { "none, rows are compared whole".into() } else { info.key.join(", ") };
-        let topic = info.topic.as_deref().unwrap_or("none, only served");
-        text += &format!("view {}\n  columns: {}\n", info.name, columns(&info.schema));
-        text += &format!("  key: {key}\n  mode: {}\n  topic: {topic}\n", info.mode);
-        text += &format!("  access: {}\n", of_disclosure(&info.disclosure));
-        for warning in &info.disclosure.warnings {
-            text += &format!("  warning: {warning}\n");
-        }
-        for line in info.plan.lines() {
-            text += &format!("  {line}\n");
-        }
-        text += "\n";
-    }
+    let view = |info: &ViewInfo| ViewReport {
+        name: info.name.clone(),
+        columns: columns(&info.schema),
+        key: info.key.clone(),
+        mode: info.mode,
+        topic: info.topic.clone(),
+        access: of_disclosure(&info.disclosure),
+        upkeep: info.upkeep.clone(),
+        warnings: info.disclosure.warnings.iter().cloned().chain(info.upkeep.warnings()).collect(),
+        plan: info.plan.clone(),
+    };
+    let views = engine.views().map(|info| view(info)).collect();
+    let mut notes = Vec::new();
     for table in &known {
         let needed = engine.reference_columns().get(&table.name);
-        let notes = needed.map(|columns| table.notes(columns)).unwrap_or_default();
-        notes.into_iter().for_each(|note| text += &format!("note: {note}\n"));
+        notes.extend(needed.map(|columns| table.notes(columns)).unwrap_or_default());
     }
-    Ok(text)
+    Ok(Report { sources, views, notes })
+}
+
+impl Report {
+    /// For people; `plans`: with each view's operators and plans.
+    pub fn text(&self, plans: bool) -> String {
+        let mut text = String::new();
+        for source in &self.sources {
+            let others =
+                if source.kept.len() < source.columns.len() { "; the others are only judged" } else { "" };
+            text += &format!("source {} ← {}\n", source.name, source.topic);
+            text += &format!("  columns: {}\n", source.columns.join(", "));
+            text += &format!("  kept: {}{others}\n", source.kept.join(", "));
+            text += &lines("takes back", &source.takes_back);
+            text += &format!("  rules: {}\n", source.rules.join(", "));
+            text += &lines("future", &source.future);
+            text += &lines("warning", &source.warnings);
+            text.push('\n');
+        }
+        for view in &self.views {
+            let key = if view.key.is_empty() {
+                "none, rows are compared whole".into()
+            } else {
+                view.key.join(", ")
+            };
+            let topic = view.topic.as_deref().unwrap_or("none, only served");
+            text += &format!("view {} {}\n", view.name, view.upkeep);
+            text += &format!("  columns: {}\n  key: {key}\n", view.columns.join(", "));
+            text += &format!("  mode: {}\n  topic: {topic}\n  access: {}\n", view.mode, view.access);
+            text += &lines("warning", &view.warnings);
+            if plans {
+                text += &view.plan.lines().map(|line| format!("  {line}\n")).collect::<String>();
+            }
+            text.push('\n');
+        }
+        text + &self.notes.iter().map(|note| format!("note: {note}\n")).collect::<String>()
+    }
+}
+
+fn lines<'a>(name: &str, said: impl IntoIterator<Item = &'a String>) -> String {
+    said.into_iter().map(|said| format!("  {name}: {said}\n")).collect()
 }
 
 /// What a source keeps so that a message can take a row back.
@@ -134,7 +226,7 @@ fn of_disclosure(disclosure: &Disclosure) -> String {
     text
 }
 
-fn columns(schema: &Schema) -> String {
+fn columns(schema: &Schema) -> Vec<String> {
     let column = |field: &Arc<Field>| format!("{} {}", field.name(), field.data_type());
-    schema.fields().iter().map(column).collect::<Vec<_>>().join(", ")
+    schema.fields().iter().map(column).collect()
 }

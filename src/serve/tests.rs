@@ -53,6 +53,7 @@ fn view(name: &str, batch: RecordBatch, epoch: u64) -> (String, Arc<ViewSnapshot
         schema: batch.schema(),
         key: batch.column_by_name("candidate_id").map(|_| "candidate_id".into()).into_iter().collect(),
         mode: "update",
+        upkeep: Default::default(),
         plan: "finishing: incremental\n  Aggregate".into(),
         topic: Some(format!("aggregated_{name}")),
         disclosure: Default::default(),

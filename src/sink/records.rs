@@ -166,6 +166,7 @@ mod tests {
                 key: key.iter().map(|name| name.to_string()).collect(),
                 mode: "update",
                 topic: Some("t".into()),
+                upkeep: Default::default(),
                 plan: String::new(),
                 disclosure: Default::default(),
             }),

@@ -73,13 +73,13 @@ async fn ballots_that_break_a_rule_are_told_by_line() {
 async fn check_says_what_is_kept_what_it_costs_and_what_is_not_certain() {
     let (_, files) = queries::load(Some(&Path::new(env!("CARGO_MANIFEST_DIR")).join("queries"))).unwrap();
     let tables = reference::tables_of_migrations(&election::MIGRATIONS);
-    let text = tally::replay::check(&files, &[], tables).await.unwrap();
+    let text = tally::replay::check(&files, &[], tables).await.unwrap().text(false);
     for said in [
         "source votes ← votes_topic",
         "rules: check(vote = 1), foreign_key(candidate_id), foreign_key(voter_id), not_null(candidate_id)",
         "warning: votes_topic need not be keyed by voter_id",
-        "view votes_over_time",
-        "by group, until the watermark passes the group's end",
+        "view votes_over_time keeps a group for each",
+        "until the watermark has passed their end",
         "mode: update",
     ] {
         assert!(text.contains(said), "{said} is not in\n{text}");
@@ -99,7 +99,7 @@ async fn check_says_what_a_source_keeps_so_that_rows_can_be_taken_back() {
         + &declared("changed", key, "'format' 'debezium-json'")
         + &declared("rows", "", "'format' 'debezium-json'");
     let files = [queries::QueryFile { path: PathBuf::from("s.sql"), text }];
-    let text = tally::replay::check(&files, &[], Vec::new()).await.unwrap();
+    let text = tally::replay::check(&files, &[], Vec::new()).await.unwrap().text(false);
     for said in [
         "takes back: keeps the newest row of each id; a later message replaces it, an empty message with that key",
         "takes back: keeps the newest row of each id; `after` replaces it, op d deletes it",

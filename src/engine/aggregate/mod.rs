@@ -70,8 +70,6 @@ pub struct AggregateState {
     ends: BTreeMap<i64, Vec<u32>>,
     /// Groups that are final or merged into others; their numbers are not used again until the next rebuild.
     dead: BTreeSet<u32>,
-    /// Groups that end until then are evicted, in nanoseconds since 1970.
-    evicted_until: i64,
     prepared: Option<Prepared>,
 }
 
@@ -118,7 +116,6 @@ impl AggregateState {
             bounds,
             ends: BTreeMap::new(),
             dead: BTreeSet::new(),
-            evicted_until: i64::MIN,
             prepared: None,
         };
         if let Grouping::One = state.grouping {
@@ -273,9 +270,7 @@ impl AggregateState {
         let ends = nanoseconds(&keys[bound.key])?;
         let is_late = |row: usize| {
             let end = ends.value(row).saturating_add(bound.after);
-            // By its own partition; or by all, if its partition was silent while the others went on.
-            let own = final_until.is_valid(row) && end <= final_until.value(row);
-            ends.is_valid(row) && (own || end <= self.evicted_until)
+            ends.is_valid(row) && final_until.is_valid(row) && end <= final_until.value(row)
         };
         let late: Vec<usize> = (0..rows.num_rows()).filter(|row| is_late(*row)).collect();
         if late.is_empty() {
@@ -374,7 +369,6 @@ impl Node for AggregateState {
     }
 
     fn evict(&mut self, final_until: i64) -> Result<Option<RecordBatch>> {
-        self.evicted_until = self.evicted_until.max(final_until);
         if self.ends.first_key_value().is_none_or(|(end, _)| *end > final_until) {
             return Ok(None);
         }
@@ -427,6 +421,10 @@ impl Node for AggregateState {
         Some(self.shape.key_columns)
     }
 
+    fn values_kept(&self) -> Vec<String> {
+        self.functions.iter().filter_map(Function::growth).collect()
+    }
+
     fn bounds_time(&self) -> bool {
         self.bounds.bound.is_some()
     }
@@ -438,20 +436,6 @@ impl Node for AggregateState {
             Some(_) => Vec::new(),
             None => (0..self.shape.key_columns).map(after).collect(),
         }
-    }
-
-    fn describe(&self) -> String {
-        let mut text = match (&self.grouping, self.bounds.bound) {
-            (Grouping::One, _) => "one group".to_string(),
-            (Grouping::BySession(_), None) => "sessions, kept for ever: the source has no watermark".into(),
-            (Grouping::BySession(_), Some(_)) => "sessions, until the watermark passes their end".into(),
-            (Grouping::ByKey(_), None) => "by group".into(),
-            (Grouping::ByKey(_), Some(_)) => "by group, until the watermark passes the group's end".into(),
-        };
-        for costs in self.functions.iter().filter_map(Function::growth) {
-            text += &format!("; {costs}");
-        }
-        text
     }
 
     #[cfg(test)]

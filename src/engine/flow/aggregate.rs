@@ -289,15 +289,4 @@ impl Operator for Aggregate {
             + self.ends.len() * size_of::<(i64, u32)>() * 3 / 2
             + functions.map(|function| function.state.bytes()).sum::<usize>()
     }
-
-    fn describe(&self) -> String {
-        let freed =
-            if self.spec.bound.is_some() { ", until the watermark passes the group's end" } else { "" };
-        let groups = if self.spec.keys.is_empty() { "one group" } else { "by group" };
-        let values = self.spec.functions.iter().filter(|function| function.keeps_values());
-        let values: Vec<_> = values.map(|function| function.to_string()).collect();
-        let kept =
-            if values.is_empty() { String::new() } else { format!("; the values of {}", values.join(", ")) };
-        format!("{groups}{freed}{kept}; a change costs its rows and groups")
-    }
 }

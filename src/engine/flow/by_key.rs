@@ -274,17 +274,4 @@ impl Operator for ByKey {
         let last = self.last.as_ref().map_or(0, RecordBatch::get_array_memory_size);
         last + self.inputs.iter().map(|input| input.rows.bytes()).sum::<usize>()
     }
-
-    fn describe(&self) -> String {
-        let first = &self.inputs[0].rows;
-        if self.last.is_some() {
-            return format!("{}: keeps all rows, and a change runs over all of them", self.name);
-        }
-        let key = first.key().iter().map(|column| first.schema().field(*column).name().as_str());
-        let key = key.collect::<Vec<_>>().join(", ");
-        format!(
-            "{} by ({key}): keeps all rows; a change costs the rows of the keys that it touches",
-            self.name
-        )
-    }
 }

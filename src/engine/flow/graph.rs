@@ -16,6 +16,7 @@ use super::segment::Segment;
 use super::{Delta, Operator, Run};
 use crate::engine::node::plain;
 use crate::engine::plan::Identity;
+use crate::engine::upkeep::Upkeep;
 use crate::guard;
 
 /// A part of the graph; its position is its name.
@@ -34,6 +35,8 @@ pub struct Vertex {
     pub times: Vec<Option<Finality>>,
     /// The streams whose watermarks tell when what it holds of each input is final; none: never.
     clocks: Vec<BTreeSet<String>>,
+    /// What it keeps, if it keeps anything.
+    pub upkeep: Option<Upkeep>,
     /// Changes of its inputs that it has not taken yet.
     pending: Vec<Vec<Delta>>,
     /// Why it has not.
@@ -76,7 +79,7 @@ pub enum Source {
 impl Vertex {
     /// A part that has taken nothing.
     pub fn new(draft: Draft, work: Work) -> Vertex {
-        let Draft { identity, inputs, schema, append_only, times, clocks, .. } = draft;
+        let Draft { identity, inputs, schema, append_only, times, clocks, upkeep, .. } = draft;
         let pending = inputs.iter().map(|_| Vec::new()).collect();
         Vertex {
             identity,
@@ -86,6 +89,7 @@ impl Vertex {
             append_only,
             times,
             clocks,
+            upkeep,
             pending,
             failed: None,
             broken: false,
@@ -356,7 +360,10 @@ impl Graph {
                 Work::Source(Source::Table(table, columns)) => format!("{table} ({})", columns.join(", ")),
                 Work::Constant(rows) => format!("{} rows that never change", rows.rows.num_rows()),
                 Work::Segment(_) => "expressions".into(),
-                Work::Operator(operator) => operator.describe(),
+                Work::Operator(_) => match &vertex.upkeep {
+                    Some(upkeep) => upkeep.to_string(),
+                    None => "one row".into(),
+                },
             };
             let from = if inputs.is_empty() { String::new() } else { format!(" of {}", inputs.join(", ")) };
             format!("#{position}: {what}{from}")

@@ -24,7 +24,6 @@ pub struct HeldJoin {
     stamped: [Option<SchemaRef>; 2],
     /// The streams whose watermarks say how far event time is.
     streams: BTreeSet<String>,
-    hold_ns: i64,
 }
 
 impl HeldJoin {
@@ -47,7 +46,7 @@ impl HeldJoin {
             spec.output.iter_mut().filter(|column| **column >= own).for_each(|column| *column += 1);
         }
         spec.filter = spec.filter.map(|filter| shifted(filter, left_columns, by)).transpose()?;
-        Ok(HeldJoin { inner: Join::new(spec)?, stamped, streams, hold_ns })
+        Ok(HeldJoin { inner: Join::new(spec)?, stamped, streams })
     }
 
     fn stamp(&self, side: usize, delta: &Delta, now: Option<i64>) -> Result<Delta> {
@@ -115,13 +114,5 @@ impl Operator for HeldJoin {
 
     fn bytes(&self) -> usize {
         self.inner.bytes()
-    }
-
-    fn describe(&self) -> String {
-        let seconds = self.hold_ns / 1_000_000_000;
-        format!(
-            "{}; rows that only come are let go {seconds} s of event time after they came",
-            self.inner.describe()
-        )
     }
 }

@@ -63,7 +63,6 @@ pub struct Side {
 /// The operator.
 #[derive(Debug)]
 pub struct Join {
-    kind: JoinType,
     layout: Layout,
     pairs: bool,
     filter: Option<Residual>,
@@ -136,7 +135,7 @@ impl Join {
             Ok(Held { rows, role, append_only: side.append_only, matches, forgets_matched, one_by_key })
         };
         let sides = [held(&left, &right, roles)?, held(&right, &left, [roles[1], roles[0]])?];
-        Ok(Join { kind, layout, pairs, filter, nulls_equal, sides, prepared: None })
+        Ok(Join { layout, pairs, filter, nulls_equal, sides, prepared: None })
     }
 
     /// The columns of what it puts out.
@@ -215,14 +214,5 @@ impl Operator for Join {
                 + held.matches.as_ref().map_or(0, |matches| matches.capacity() * size_of::<u32>())
         };
         self.sides.iter().map(held).sum()
-    }
-
-    fn describe(&self) -> String {
-        let key = match (self.sides[0].rows.key().is_empty(), &self.filter) {
-            (false, _) => "by key; a change costs the rows that it meets",
-            (true, None) => "a change costs all rows of the other",
-            (true, Some(_)) => "a change is compared with all rows of the other",
-        };
-        format!("{} join: keeps both inputs, {key}", self.kind)
     }
 }

@@ -28,14 +28,15 @@ use std::fmt::Debug;
 use async_trait::async_trait;
 use datafusion::error::Result;
 
+pub use self::aggregate::keys_and_sets;
 pub use self::arrangement::{Arrangement, NIL, Snapshot};
 pub use self::cut::Cut;
 pub use self::delta::Delta;
 pub use self::equality::Keys;
-pub use self::finality::Finality;
+pub use self::finality::{Finality, traced};
 pub use self::graph::{Changes, Graph, Source};
 pub use self::lower::add;
-pub use self::output::{FlowView, Order, with_order};
+pub use self::output::{FlowView, Order, Shown, with_order};
 use super::input::{Inputs, Runner};
 use super::watermark::Watermark;
 
@@ -76,7 +77,4 @@ pub trait Operator: Debug + Send + Sync {
 
     /// Bytes held.
     fn bytes(&self) -> usize;
-
-    /// What it keeps and what a change costs, for people.
-    fn describe(&self) -> String;
 }

@@ -7,7 +7,7 @@ use arrow::array::{Array, ArrayRef, RecordBatch, UInt32Array};
 use arrow::compute::{SortOptions, take_record_batch};
 use arrow::datatypes::SchemaRef;
 use arrow::row::{RowConverter, SortField};
-use datafusion::common::exec_datafusion_err;
+use datafusion::common::{exec_datafusion_err, internal_err};
 use datafusion::error::Result;
 use datafusion::logical_expr::{Expr, LogicalPlan, Projection, SubqueryAlias};
 
@@ -16,7 +16,7 @@ use super::cut::with_keys;
 use super::graph::{Changes, Graph};
 use crate::batches::{self, renamed};
 use crate::engine::bound::unaliased;
-use crate::engine::view::{Changelog, RowSource};
+use crate::engine::view::{Changelog, Op, Ring, RowSource};
 use crate::engine::view_rows::ViewRows;
 
 /// A view that a dataflow keeps up to date.
@@ -25,13 +25,63 @@ pub struct FlowView {
     pub root: usize,
     /// That and every part below it.
     pub parts: BTreeSet<usize>,
-    rows: ViewRows,
+    rows: Shown,
     order: Option<Ordered>,
     /// Changes that the view does not show yet, since something below it has failed.
     pending: Vec<Delta>,
     hold_rows_max: Option<usize>,
     /// Whether it has held more.
     pub is_over: bool,
+}
+
+/// The rows that a view shows.
+pub enum Shown {
+    /// All.
+    All(Box<ViewRows>),
+    /// The newest: rows only come, and each is told once.
+    Newest(Ring),
+}
+
+impl Shown {
+    /// Their columns.
+    pub fn schema(&self) -> &SchemaRef {
+        match self {
+            Shown::All(rows) => rows.schema(),
+            Shown::Newest(ring) => ring.schema(),
+        }
+    }
+
+    fn total(&self) -> usize {
+        match self {
+            Shown::All(rows) => rows.total(),
+            Shown::Newest(ring) => ring.total(),
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Shown::All(rows) => rows.bytes(),
+            Shown::Newest(ring) => ring.bytes(),
+        }
+    }
+
+    fn snapshot(&self) -> Arc<dyn RowSource> {
+        match self {
+            Shown::All(rows) => rows.snapshot(),
+            Shown::Newest(ring) => Arc::new(ring.clone()),
+        }
+    }
+
+    fn update(&mut self, before: &RecordBatch, after: RecordBatch) -> Result<Changelog> {
+        match self {
+            Shown::All(rows) => rows.update(before, &after),
+            Shown::Newest(_) if before.num_rows() > 0 => internal_err!("a row is taken back that was told"),
+            Shown::Newest(ring) => {
+                ring.push(&after)?;
+                Ok(Changelog { ops: vec![Op::Insert; after.num_rows()], rows: after })
+            }
+        }
+    }
 }
 
 /// Columns, and how each sorts.
@@ -58,7 +108,7 @@ impl FlowView {
     pub fn new(
         root: usize,
         parts: BTreeSet<usize>,
-        rows: ViewRows,
+        rows: Shown,
         order: Option<Order>,
         hold_rows_max: Option<usize>,
     ) -> Result<FlowView> {
@@ -84,13 +134,21 @@ impl FlowView {
     /// The rows in the order in which they are read.
     pub fn shown(&self) -> Arc<dyn RowSource> {
         let Some(Ordered { order, rows }) = &self.order else { return self.rows.snapshot() };
-        let rows = rows.as_ref().unwrap_or(&self.rows).snapshot();
+        let rows = rows.as_ref().map_or_else(|| self.rows.snapshot(), ViewRows::snapshot);
         Arc::new(OrderedRows { rows, order: Arc::clone(order), schema: Arc::clone(self.rows.schema()) })
     }
 
     /// All rows, for output mode `complete`.
     pub fn complete(&self, changelog: &Changelog) -> Result<Changelog> {
-        self.rows.complete(changelog)
+        match &self.rows {
+            Shown::All(rows) => rows.complete(changelog),
+            Shown::Newest(_) => internal_err!("only the newest rows are there"),
+        }
+    }
+
+    /// Whether it tells each row once and then forgets it.
+    pub fn forgets(&self) -> bool {
+        matches!(self.rows, Shown::Newest(_))
     }
 
     /// Why it can't go on: it would hold more rows than it may.
@@ -140,7 +198,7 @@ impl FlowView {
         };
         let shown = if visible < delta.rows.num_columns() { shown.consolidate()? } else { shown };
         let (before, after) = went_and_came(&shown, self.rows.schema())?;
-        let changelog = self.rows.update(&before, &after)?;
+        let changelog = self.rows.update(&before, after)?;
         if let Some(Ordered { order, rows: Some(rows) }) = &mut self.order {
             let (before, after) = went_and_came(&delta, &order.schema)?;
             rows.update(&before, &after)?;

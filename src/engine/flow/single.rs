@@ -69,8 +69,4 @@ impl Operator for Single {
     fn bytes(&self) -> usize {
         self.input.rows.get_array_memory_size() + self.row.get_array_memory_size()
     }
-
-    fn describe(&self) -> String {
-        "the one row of a subquery".into()
-    }
 }

@@ -84,7 +84,6 @@ pub struct TopK {
     schema: SchemaRef,
     rows: SortedRows,
     prepared: Option<Prepared>,
-    text: String,
 }
 
 /// The first columns of an encoding.
@@ -186,7 +185,6 @@ impl TopK {
         if schema.fields().is_empty() {
             return plan_err!("rows without columns have no order");
         }
-        let text = describe(&partition, &order, by, skip, fetch, append_only);
         // What is final first stands first.
         if let Some(bound) = &bound {
             let key = partition.remove(bound.key);
@@ -244,7 +242,6 @@ impl TopK {
             },
             rows: SortedRows::new(),
             prepared: None,
-            text,
         })
     }
 
@@ -357,39 +354,4 @@ impl Operator for TopK {
     fn bytes(&self) -> usize {
         self.rows.bytes()
     }
-
-    fn describe(&self) -> String {
-        self.text.clone()
-    }
-}
-
-fn describe(
-    partition: &[usize],
-    order: &[(usize, SortOptions)],
-    by: Numbering,
-    skip: usize,
-    fetch: Option<usize>,
-    append_only: bool,
-) -> String {
-    let numbers = match by {
-        Numbering::RowNumber => "rows",
-        Numbering::Rank => "ranks",
-        Numbering::DenseRank => "dense ranks",
-    };
-    let names = |columns: &mut dyn Iterator<Item = usize>| {
-        columns.map(|column| format!("c{column}")).collect::<Vec<_>>().join(", ")
-    };
-    let which = match fetch {
-        Some(fetch) => format!("{numbers} {} to {}", skip.saturating_add(1), skip.saturating_add(fetch)),
-        None => format!("{numbers} from {} on", skip.saturating_add(1)),
-    };
-    let of = match partition {
-        [] => String::new(),
-        columns => format!(" of each ({})", names(&mut columns.iter().copied())),
-    };
-    let kept = if append_only && fetch.is_some() { "the first rows" } else { "all rows" };
-    let order = names(&mut order.iter().map(|(column, _)| *column));
-    format!(
-        "{which}{of} by ({order}): keeps {kept} in order; a change costs its rows, and the first ones it moves"
-    )
 }

@@ -95,7 +95,11 @@ impl Driver {
     /// Whether a view has no state: what it has said it will not say again.
     pub fn is_stateless(&self, view: &str) -> bool {
         let found = self.engine.views.iter().find(|known| known.info.name == view);
-        matches!(found.map(|view| &view.work), Some(Work::Append { .. }))
+        match found.map(|view| &view.work) {
+            Some(Work::Append { .. }) => true,
+            Some(Work::Flow { view, .. }) => view.forgets(),
+            _ => false,
+        }
     }
 
     /// Whether a view writes a row only when it is final.

@@ -6,6 +6,7 @@ mod arrivals;
 mod consumer;
 mod driver;
 mod finality;
+mod intervals;
 mod order;
 mod recount;
 mod rows;

@@ -42,11 +42,11 @@ pub struct Counted {
     pub failed: BTreeSet<u64>,
 }
 
-/// Rows under an aggregate, without those that came late or that an expression can't take.
-struct Below {
-    rows: RecordBatch,
-    late: Vec<u64>,
-    failed: Vec<u64>,
+/// Rows under an aggregate or a join, without those that came late or that an expression can't take.
+pub struct Below {
+    pub rows: RecordBatch,
+    pub late: Vec<u64>,
+    pub failed: Vec<u64>,
 }
 
 /// What tells when a group is final.
@@ -114,7 +114,7 @@ impl<'a> Recount<'a> {
 
     /// A view's rows, and which rows are not in it; an error if it can't be computed.
     pub async fn view(&self, def: &ViewDef) -> Result<Counted> {
-        let plan = self.plans[&def.name].clone();
+        let mut plan = self.plans[&def.name].clone();
         let (mut late, mut failed) = (BTreeSet::new(), BTreeSet::new());
         // Rows that can be taken back follow the reference tables, and are never late.
         if self.reads(&plan, |name| self.catalog.sources.get(name).is_some_and(|source| source.retracts())) {
@@ -126,9 +126,20 @@ impl<'a> Recount<'a> {
             let (rows, failed) = self.run_by_era(&plan, &plan, None, false).await?;
             return Ok(Counted { rows: vec![rows], late, failed: failed.into_iter().collect() });
         }
-        let (mut found, mut held) = (Vec::new(), Vec::new());
+        let (mut found, mut held, mut replaced) = (Vec::new(), Vec::new(), HashMap::new());
+        if let Some((placed, sides)) = self.interval_joins(&plan)? {
+            plan = placed;
+            for (side, source) in sides {
+                let below = self.on_time(&side, &source).await?;
+                late.extend(below.late);
+                failed.extend(below.failed);
+                let stands = stand_in(side.schema(), below.rows)?;
+                replaced.insert(side, stands);
+            }
+        }
         plan.apply_with_subqueries(|node| {
             let list = match () {
+                () if replaced.contains_key(node) => return Ok(TreeNodeRecursion::Jump),
                 () if self.is_incremental(node) => &mut found,
                 () if self.is_fed(node) && self.by_row(node) => &mut held,
                 () => return Ok(TreeNodeRecursion::Continue),
@@ -138,7 +149,6 @@ impl<'a> Recount<'a> {
             }
             Ok(TreeNodeRecursion::Jump)
         })?;
-        let mut replaced = HashMap::new();
         for node in held {
             let reads_reference = self.reads(&node, |name| self.catalog.tables.contains_key(name));
             if self.eras.len() > 1 && reads_reference || self.run(node.clone()).await.is_err() {
@@ -248,7 +258,7 @@ impl<'a> Recount<'a> {
 
     /// Runs a plan over the rows of each era with the reference tables as they were then, with the hidden columns
     /// of `table`, last; and the positions of the rows over which `evaluating`, alone, can't be run: they are left out.
-    async fn run_by_era(
+    pub async fn run_by_era(
         &self,
         plan: &LogicalPlan,
         evaluating: &LogicalPlan,

@@ -28,6 +28,8 @@ pub struct Terms {
     pub only_final: bool,
     /// How long rows of streams are kept, in nanoseconds of event time; none: as long as they are needed.
     pub hold_ns: Option<i64>,
+    /// Rows of streams count only if event time had not passed them as they came.
+    pub on_time: bool,
 }
 
 impl Identity {
@@ -41,6 +43,11 @@ impl Identity {
             Ok(TreeNodeRecursion::Continue)
         })?;
         Ok(Identity { plan: plan.clone(), tables, terms })
+    }
+
+    /// The terms.
+    pub fn terms(&self) -> Terms {
+        self.terms
     }
 }
 
@@ -56,9 +63,10 @@ impl PartialEq for Identity {
 /// The table of an equal node that is there already, or a new one.
 pub fn shared_table(
     node: &LogicalPlan,
+    terms: Terms,
     found: &mut Vec<(Identity, Arc<InputTable>)>,
 ) -> Result<Arc<InputTable>> {
-    let identity = Identity::of(node, Terms::default())?;
+    let identity = Identity::of(node, terms)?;
     if let Some((_, table)) = found.iter().find(|(known, _)| *known == identity) {
         return Ok(Arc::clone(table));
     }

@@ -4,6 +4,8 @@
 mod disclosure;
 mod identity;
 mod keys;
+mod mode;
+mod on_time;
 mod order;
 mod window_cut;
 
@@ -27,8 +29,8 @@ use self::window_cut::cut_windows;
 use super::Engine;
 use super::aggregate::{AggregateState, EventTimeBounds};
 use super::below::Below;
-use super::bound;
-use super::flow::{self, Cut, Finality, FlowView, Graph, Order, Source};
+use super::bound::{self, INSTANT};
+use super::flow::{self, Cut, Finality, FlowView, Graph, Order, Shown, Source};
 use super::hidden;
 use super::input::{InputTable, Inputs, Kind, Runner, WEIGHT};
 use super::node::Node;
@@ -40,6 +42,7 @@ use super::session::{self, PG};
 use super::session_rows::SessionRows;
 use super::split::{self, Maintenance, split};
 use super::stream_rows::StreamRows;
+use super::upkeep::{TELL_ONCE, UNTIL_FINAL, Upkeep, ViewUpkeep};
 use super::view::{Ring, ViewInfo};
 use super::view_rows::ViewRows;
 use super::watermark::Watermark;
@@ -182,7 +185,7 @@ impl Engine {
         let schema = output_schema(def, &plan)?;
         let mut found =
             self.nodes.iter().map(|node| (node.identity.clone(), Arc::clone(&node.table))).collect();
-        let mut state_of = |node: &LogicalPlan| shared_table(node, &mut found);
+        let mut state_of = |node: &LogicalPlan| shared_table(node, Terms::default(), &mut found);
         let takes_back = |stream: &str| catalog.sources.get(stream).is_some_and(|source| source.retracts());
         let mut nodes = Vec::new();
         let whole = state.optimize(&plan)?;
@@ -210,9 +213,21 @@ impl Engine {
             false => cut_windows(plan, &takes_back, &state, &mut state_of)?,
         };
         nodes.extend(cut.nodes);
-        let optimized = split::keep_values_only(operands::below(state.optimize(&cut.plan)?)?)?;
-        let split =
-            split(optimized, &takes_back, split::Kept { rows: keeps_rows, sessions: false }, &mut state_of)?;
+        let event_time = |stream: &str| event_time(catalog, stream);
+        let optimized = operands::below(state.optimize(&cut.plan)?)?;
+        let optimized = split::keep_values_only(optimized, event_time)?;
+        let kept = split::Kept { rows: keeps_rows, sessions: false };
+        let mut parts = split(optimized.clone(), &takes_back, kept, &mut state_of)?;
+        let joined = [&nodes[..], &parts.nodes[..]].concat();
+        let on_time = on_time::rows_of_intervals(&parts.finishing, &joined, event_time)?;
+        if !on_time.is_empty() {
+            let mut state_of = |node: &LogicalPlan| {
+                let terms = Terms { on_time: on_time.contains(node), ..Terms::default() };
+                shared_table(node, terms, &mut found)
+            };
+            parts = split(optimized, &takes_back, kept, &mut state_of)?;
+        }
+        let split = parts;
         nodes.extend(split.nodes);
         references.extend(split::reference_columns(&split.finishing)?);
         references.retain(|(table, _)| self.references.contains_key(table));
@@ -231,6 +246,7 @@ impl Engine {
         let mode = self.mode(def, maintenance, &key)?;
         let disclosure = disclosure(catalog, def, &schema, &key, mode, &whole)?;
         let mut plan_text = format!("{}\n", indent(&split.finishing.display_indent().to_string()));
+        let mut upkeep = ViewUpkeep::default();
         let work = if maintenance == Maintenance::Append {
             let streams = self.reads(&split.finishing)?;
             let ring = Ring::new(Arc::clone(&schema), def.ring_rows);
@@ -241,7 +257,7 @@ impl Engine {
             let below = state.query_planner().create_physical_plan(&split.finishing, &state).await?;
             Work::Append { below: Below::new(below), streams, ring }
         } else {
-            let positions = self.add_nodes(catalog, def, nodes).await?;
+            let positions = self.add_nodes(catalog, def, nodes, &found).await?;
             self.check_append(def, mode, &positions, &split.finishing)?;
             let own_key = def.key.is_empty() || is_same_key(&def.key, &found_key);
             let row_wise = match positions[..] {
@@ -255,11 +271,16 @@ impl Engine {
             let work = match row_wise {
                 Some((node, row_wise)) => Work::RowView { node, view: RowView::new(row_wise, &key)? },
                 None => {
-                    let rows = ViewRows::new(Arc::clone(&schema), &key)?;
+                    let of_rows = positions.iter().any(|node| self.nodes[*node].append_only);
+                    let rows = match mode == Mode::Append && of_rows {
+                        true => Shown::Newest(Ring::new(Arc::clone(&schema), def.ring_rows)),
+                        false => Shown::All(Box::new(ViewRows::new(Arc::clone(&schema), &key)?)),
+                    };
                     self.flow(def, mode, &split.finishing, rows, positions.clone()).await?
                 }
             };
-            plan_text = self.describe(&positions, &work, plan_text);
+            upkeep = self.upkeep(&positions, &work);
+            plan_text = format!("{upkeep}\n{}", self.describe(&positions, &work, plan_text));
             work
         };
         let plan_text = self.describe_lookups(&def.name) + &plan_text;
@@ -269,6 +290,7 @@ impl Engine {
             key,
             mode: mode.as_str(),
             topic: def.topic.clone(),
+            upkeep,
             plan: plan_text,
             disclosure,
         };
@@ -282,13 +304,17 @@ impl Engine {
         def: &ViewDef,
         mode: Mode,
         finishing: &LogicalPlan,
-        rows: ViewRows,
+        rows: Shown,
         nodes: Vec<usize>,
     ) -> Result<Work> {
         let only_final = mode == Mode::Append;
-        let terms = Terms { only_final, hold_ns: def.hold.and_then(|hold| hold.duration) };
+        let hold_ns = def.hold.and_then(|hold| hold.duration);
+        let terms = Terms { only_final, hold_ns, ..Terms::default() };
         let streams = nodes.iter().flat_map(|node| self.nodes[*node].streams.iter().cloned()).collect();
-        let source = |node: usize| if only_final { Source::Final(node) } else { Source::Node(node) };
+        let source = |node: usize| match only_final && !self.nodes[node].append_only {
+            true => Source::Final(node),
+            false => Source::Node(node),
+        };
         let tables = self.nodes.iter().enumerate();
         let tables = tables.map(|(node, stateful)| (Arc::clone(&stateful.table), source(node))).collect();
         let describe = |node: usize| {
@@ -311,7 +337,8 @@ impl Engine {
         let root = cut.edge(plan)?;
         let drafts = cut.drafts;
         flow::add(&mut self.graph, drafts, &self.session.state(), &self.runner).await?;
-        let order = by.map(|by| {
+        // What is told once is told as it comes.
+        let order = by.filter(|_| matches!(rows, Shown::All(_))).map(|by| {
             let all = split::positional_schema(plan);
             let more = all.fields().iter().skip(rows.schema().fields().len());
             let fields = rows.schema().fields().iter().chain(more).cloned().collect::<Vec<_>>();
@@ -322,59 +349,13 @@ impl Engine {
         Ok(Work::Flow { nodes, view: Box::new(view) })
     }
 
-    /// The view's output mode, or why it can't have the one it asks for.
-    fn mode(&self, def: &ViewDef, maintenance: Maintenance, key: &[String]) -> Result<Mode> {
-        let refuse = |reason: &str| Err(def.place.error(reason));
-        match (def.mode, maintenance) {
-            (None | Some(Mode::Append), Maintenance::Append) => Ok(Mode::Append),
-            (Some(_), Maintenance::Append) => {
-                refuse("a view without state has each row once: its mode is append")
-            }
-            (Some(Mode::Complete), _) if key.is_empty() => refuse(
-                "mode complete writes all rows each time, so it needs a key to tell a reader which row is which",
-            ),
-            (mode, _) => Ok(mode.unwrap_or(Mode::Update)),
-        }
-    }
-
-    /// In mode append a row is written once: when all that it depends on is final.
-    fn check_append(
-        &self,
-        def: &ViewDef,
-        mode: Mode,
-        nodes: &[usize],
-        finishing: &LogicalPlan,
-    ) -> Result<()> {
-        if mode != Mode::Append {
-            return Ok(());
-        }
-        if nodes.iter().any(|node| self.nodes[*node].node.key_columns().is_none()) {
-            return Err(def.place.error(
-                "mode append writes a row when it is final, and what is made of rows without a GROUP BY never is: a row \
-                 that comes later can join with them; use mode update",
-            ));
-        }
-        if nodes.is_empty() || !nodes.iter().all(|node| self.nodes[*node].node.bounds_time()) {
-            return Err(def.place.error(
-                "mode append writes a row when it is final, but nothing here ever is: group by a time window of a \
-                 source that has 'event_time' and 'watermark'",
-            ));
-        }
-        if !split::is_monotonic(finishing)? {
-            return Err(def.place.error(
-                "mode append can't take back what it has written, and what stands above the aggregates here could \
-                 change later; use mode update, or join reference tables below the aggregate",
-            ));
-        }
-        Ok(())
-    }
-
     /// Adds the nodes that no view before had; the positions of all of them.
     async fn add_nodes(
         &mut self,
         catalog: &Catalog,
         def: &ViewDef,
         nodes: Vec<(LogicalPlan, Arc<InputTable>)>,
+        identities: &[(Identity, Arc<InputTable>)],
     ) -> Result<Vec<usize>> {
         let mut positions = Vec::new();
         for (plan, table) in nodes {
@@ -382,7 +363,9 @@ impl Engine {
             let position = match known {
                 Some(position) => position,
                 None => {
-                    let node = self.plan_node(catalog, def, plan, table).await?;
+                    let identity = identities.iter().find(|(_, known)| Arc::ptr_eq(known, &table));
+                    let (identity, _) = identity.expect("invariant: a table is made with an identity");
+                    let node = self.plan_node(catalog, def, plan, identity.clone(), table).await?;
                     self.nodes.push(node);
                     self.nodes.len() - 1
                 }
@@ -409,22 +392,14 @@ impl Engine {
         catalog: &Catalog,
         def: &ViewDef,
         plan: LogicalPlan,
+        identity: Identity,
         table: Arc<InputTable>,
     ) -> Result<Stateful> {
         use datafusion::catalog::TableProvider;
         let streams = self.reads(&plan)?;
         let references = split::reference_columns(&plan)?.into_iter().map(|(table, _)| table).collect();
-        let event_time = |stream: &str| {
-            let source = catalog.sources.get(stream)?;
-            source.watermark_delay_ms?;
-            // What can be taken back is never final.
-            if source.retracts() {
-                return None;
-            }
-            source.event_time.clone()
-        };
+        let event_time = |stream: &str| event_time(catalog, stream);
         let state = self.session.state();
-        let identity = Identity::of(&plan, Terms::default())?;
         let lower = async |plan: &LogicalPlan| state.query_planner().create_physical_plan(plan, &state).await;
         let node: Box<dyn Node> = match &plan {
             LogicalPlan::Aggregate(aggregate) => {
@@ -447,10 +422,14 @@ impl Engine {
                         "hold_for is measured in event time: the source must declare 'event_time' and 'watermark'",
                     ));
                 }
-                let windows = RowWindows {
+                let on_time = identity.terms().on_time;
+                let mut windows = RowWindows {
                     windows: bound::windows_of_rows(&plan, event_time)?,
                     sessions: bound::session_of_rows(&plan, event_time)?,
                 };
+                if on_time {
+                    windows.windows.push(INSTANT);
+                }
                 let retracts = |stream: &String| catalog.sources.get(stream).is_some_and(|s| s.retracts());
                 let rows = match windows.are_timed() {
                     true => bound::with_open_windows(hidden::with_hidden(&plan, hidden::OF_TIME)?)?,
@@ -459,6 +438,7 @@ impl Engine {
                 };
                 let below = Below::new(lower(&rows).await?);
                 let finality = match windows.windows.len() {
+                    1 if on_time => bound::time_columns(&plan, event_time),
                     1 if windows.sessions.is_none() => bound::window_columns(&plan, event_time),
                     _ => Vec::new(),
                 };
@@ -468,12 +448,39 @@ impl Engine {
                 }
             }
         };
+        let upkeep = match &plan {
+            LogicalPlan::Aggregate(aggregate) => {
+                let (keys, _) = flow::keys_and_sets(&aggregate.group_expr);
+                Some(Upkeep::of_groups(&keys, &aggregate.input, &node.values_kept(), node.bounds_time()))
+            }
+            _ => bound::session_of_rows(&plan, event_time)?.map(|sessions| Upkeep {
+                keeps: "the rows of sessions".into(),
+                costs: "the rows of the sessions that it touches".into(),
+                until: sessions.is_timed.then(|| UNTIL_FINAL.into()),
+                advice: Some("the source needs 'event_time' and 'watermark'"),
+            }),
+        };
         let below = plan.display_indent().to_string();
         let takes_back =
             |stream: &String| catalog.sources.get(stream).is_some_and(|source| source.retracts());
         let is_rows = !matches!(plan, LogicalPlan::Aggregate(_)) && bound::own_sessions(&plan).is_none();
         let append_only = is_rows && !streams.iter().any(takes_back);
-        Ok(Stateful { identity, below, streams, references, table, node, append_only, broken: None })
+        Ok(Stateful { identity, below, upkeep, streams, references, table, node, append_only, broken: None })
+    }
+
+    /// What keeping a view up to date takes.
+    fn upkeep(&self, nodes: &[usize], work: &Work) -> ViewUpkeep {
+        let mut parts: Vec<Upkeep> =
+            nodes.iter().filter_map(|node| self.nodes[*node].upkeep.clone()).collect();
+        if let Work::Flow { view, .. } = work {
+            let vertices = self.graph.vertices();
+            parts.extend(view.parts.iter().filter_map(|part| vertices[*part].upkeep.clone()));
+            if vertices[view.root].append_only && !view.forgets() {
+                let (keeps, costs) = ("the view's rows".into(), "its rows".into());
+                parts.push(Upkeep { keeps, costs, until: None, advice: Some(TELL_ONCE) });
+            }
+        }
+        ViewUpkeep { parts }
     }
 
     /// How a view is kept up to date, for people.
@@ -487,10 +494,22 @@ impl Engine {
         };
         for node in nodes {
             let node = &self.nodes[*node];
-            text += &format!("{}: {}\n{}\n", node.table.name(), node.node.describe(), indent(&node.below));
+            let keeps = match &node.upkeep {
+                Some(upkeep) => upkeep.to_string(),
+                None => "the rows as they come; nothing is kept of them here".into(),
+            };
+            text += &format!("{}: {keeps}\n{}\n", node.table.name(), indent(&node.below));
         }
         text
     }
+}
+
+/// A source's event time, if rows with one become final.
+fn event_time(catalog: &Catalog, stream: &str) -> Option<String> {
+    let source = catalog.sources.get(stream)?;
+    source.watermark_delay_ms?;
+    // What can be taken back is never final.
+    source.event_time.clone().filter(|_| !source.retracts())
 }
 
 fn indent(text: &str) -> String {

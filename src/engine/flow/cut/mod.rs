@@ -6,6 +6,7 @@
 
 mod operators;
 mod subqueries;
+mod upkeep;
 mod weighted;
 
 use std::collections::BTreeSet;
@@ -31,6 +32,7 @@ use crate::engine::bound::{Bound, unaliased};
 use crate::engine::input::{InputTable, Kind, WEIGHT, as_input};
 use crate::engine::plan::{Identity, Terms};
 use crate::engine::split::positional_schema;
+use crate::engine::upkeep::Upkeep;
 
 /// A part of a dataflow that is planned.
 pub struct Draft {
@@ -48,6 +50,8 @@ pub struct Draft {
     pub times: Vec<Option<Finality>>,
     /// The streams whose watermarks tell when what it holds of each input is final.
     pub clocks: Vec<BTreeSet<String>>,
+    /// What it keeps, if it keeps anything.
+    pub upkeep: Option<Upkeep>,
 }
 
 /// How a part computes its rows.
@@ -175,7 +179,16 @@ impl<'a> Cut<'a> {
         let schema = columns_of(plan);
         let times = vec![None; schema.fields().len()];
         let clocks = vec![BTreeSet::new(); inputs.len()];
-        self.drafts.push(Draft { identity, plan: how, inputs, schema, append_only, times, clocks });
+        self.drafts.push(Draft {
+            identity,
+            plan: how,
+            inputs,
+            schema,
+            append_only,
+            times,
+            clocks,
+            upkeep: None,
+        });
         self.graph.len() + self.drafts.len() - 1
     }
 
@@ -186,6 +199,12 @@ impl<'a> Cut<'a> {
         draft.times.splice(.., times);
         draft.times.resize(draft.schema.fields().len(), None);
         draft.clocks = clocks;
+    }
+
+    /// Says what the newest draft keeps.
+    fn set_upkeep(&mut self, part: usize, upkeep: Upkeep) {
+        let first = self.graph.len();
+        self.drafts[part - first].upkeep = Some(upkeep);
     }
 
     fn times(&self, part: usize) -> &[Option<Finality>] {

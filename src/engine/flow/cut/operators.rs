@@ -13,14 +13,18 @@ use datafusion::logical_expr::{
 };
 
 use super::subqueries::not_in;
+use super::upkeep::upkeep_of_order;
 use super::{Cut, Plan, columns_of, has_subqueries, named, positions, with_keys};
 use crate::engine::bound::{Bound, unaliased};
 use crate::engine::flow::aggregate::{FunctionSpec, keys_and_sets, supports};
+use crate::engine::flow::finality::Finality;
 use crate::engine::flow::numbering;
 use crate::engine::flow::top_k::{Numbering, TopKSpec};
 use crate::engine::input::{InputTable, Kind};
+use crate::engine::interval::intervals;
 use crate::engine::plan::Identity;
 use crate::engine::split::stand_in;
+use crate::engine::upkeep::{Upkeep, spelled};
 
 impl Cut<'_> {
     pub(super) fn join(&mut self, identity: Identity, join: &Join, plan: &LogicalPlan) -> Result<usize> {
@@ -40,17 +44,21 @@ impl Cut<'_> {
             let only_adds =
                 matches!(join.join_type, JoinType::Inner | JoinType::LeftSemi | JoinType::RightSemi);
             let append_only = only_adds && inputs.iter().all(|input| self.is_append_only(*input));
-            // Rows that meet have one value of a key: once rows with it change no more on either side, none are met.
-            let pairs = left_positions.iter().zip(&right_positions);
-            let bound = pairs.clone().find_map(|(left, right)| {
+            // Rows that meet have times that are not far apart: once rows with these change no more on either side,
+            // none are met.
+            let bound = intervals(join).into_iter().find_map(|interval| {
                 let of = |part: usize, column: usize| self.times(part).get(column)?.clone();
-                let both = of(inputs[0], *left)?.and(of(inputs[1], *right)?);
-                Some((*left, *right, both))
+                let (left, right) = (of(inputs[0], interval.left)?, of(inputs[1], interval.right)?);
+                let streams = &left.streams | &right.streams;
+                let left_until = left.after.max(right.after.checked_sub(interval.from)?);
+                let right_until = right.after.max(left.after.checked_add(interval.to)?);
+                let side = |column, after| (column, Finality { after, streams: streams.clone() });
+                Some([side(interval.left, left_until), side(interval.right, right_until)])
             });
             let (of_sides, clocks) = match &bound {
-                Some((left, right, both)) => (
-                    [Some((*left, both.after)), Some((*right, both.after))],
-                    vec![both.streams.clone(), both.streams.clone()],
+                Some([left, right]) => (
+                    [left, right].map(|(column, time)| Some((*column, time.after))),
+                    [left, right].map(|(_, time)| time.streams.clone()).to_vec(),
                 ),
                 None if self.terms.hold_ns.is_some() => {
                     ([None, None], vec![self.streams.clone(), self.streams.clone()])
@@ -58,12 +66,13 @@ impl Cut<'_> {
                 None => ([None, None], vec![BTreeSet::new(), BTreeSet::new()]),
             };
             let mut times = vec![None; plan.schema().fields().len()];
-            if let Some((left, right, both)) = &bound {
-                let first = if keeps_side(join, 0) { join.left.schema().fields().len() } else { 0 };
-                for (side, column) in [(0, *left), (1, *right + first)] {
-                    if keeps_side(join, side) {
-                        times[column] = Some(both.clone());
-                    }
+            for (side, (column, time)) in bound.iter().flatten().enumerate() {
+                let first = match keeps_side(join, 0) && side == 1 {
+                    true => join.left.schema().fields().len(),
+                    false => 0,
+                };
+                if keeps_side(join, side) {
+                    times[first + column] = Some(time.clone());
                 }
             }
             let how = Plan::Join {
@@ -72,8 +81,10 @@ impl Cut<'_> {
                 times: of_sides,
                 hold_ns: self.terms.hold_ns.filter(|_| bound.is_none()),
             };
+            let upkeep = self.upkeep_of_join(join, &inputs, bound.as_ref().map(|sides| &sides[..]));
             let part = self.push(identity, how, inputs, plan, append_only);
             self.set_times(part, times, clocks);
+            self.set_upkeep(part, upkeep);
             return Ok(part);
         }
         // Keys are columns, computed below.
@@ -156,9 +167,13 @@ impl Cut<'_> {
         let part = self.edge(&LogicalPlan::Projection(below))?;
         let columns: Vec<usize> = (0..keys.len()).collect();
         let bound = if grouping_sets.is_none() { self.bound(part, &columns) } else { None };
+        let values = functions.iter().filter(|function| function.keeps_values());
+        let values: Vec<_> = values.map(|function| format!("the values of {function}")).collect();
+        let upkeep = Upkeep::of_groups(&keys, &aggregate.input, &values, bound.is_some());
         let of_group = bound.as_ref().map(|(key, time)| Bound { key: *key, after: time.after });
         let how = Plan::Aggregate { keys: keys.len(), grouping_sets, functions, bound: of_group };
         let aggregate = self.push(identity, how, vec![part], plan, false);
+        self.set_upkeep(aggregate, upkeep);
         if let Some((key, time)) = bound {
             let times = columns.iter().map(|column| (*column == key).then(|| time.clone())).collect();
             self.set_times(aggregate, times, vec![time.streams]);
@@ -221,7 +236,10 @@ impl Cut<'_> {
                 append_only: self.is_append_only(input),
                 bound: None,
             };
-            return Ok(self.push(identity, Plan::TopK(first), vec![input], plan, false));
+            let upkeep = upkeep_of_order(&first, &spelled(&keys, &sort.input), String::new());
+            let part = self.push(identity, Plan::TopK(first), vec![input], plan, false);
+            self.set_upkeep(part, upkeep);
+            return Ok(part);
         }
         let (input, columns) = with_keys(&sort.input, &keys, "by")?;
         let mut by_columns = sort.clone();
@@ -253,7 +271,15 @@ impl Cut<'_> {
         let bound = self.bound(input, &first.partition);
         first.bound = bound.as_ref().map(|(key, time)| Bound { key: *key, after: time.after });
         let column = bound.as_ref().map(|(key, _)| first.partition[*key]);
+        let named = |columns: &[usize]| {
+            let columns: Vec<_> =
+                columns.iter().map(|i| Expr::Column(numbered.input.schema().columns()[*i].clone())).collect();
+            spelled(&columns, numbered.input)
+        };
+        let order = named(&first.order.iter().map(|(column, _)| *column).collect::<Vec<_>>());
+        let upkeep = upkeep_of_order(&first, &order, named(&first.partition));
         let part = self.push(identity.clone(), Plan::TopK(first), vec![input], plan, false);
+        self.set_upkeep(part, upkeep);
         if let (Some((_, time)), Some(column)) = (bound, column) {
             let mut times = vec![None; column + 1];
             times[column] = Some(time.clone());
@@ -292,7 +318,10 @@ impl Cut<'_> {
             None => vec![None; inputs.len()],
         };
         let how = Plan::ByKey { plan: plan_over, tables, keys: places, bounds };
+        let by = plan.inputs().into_iter().zip(&keys).map(|(input, keys)| spelled(keys, input)).next();
+        let upkeep = self.upkeep_by_key(plan, &inputs, by.filter(|by| !by.is_empty()), bound.is_some());
         let part = self.push(identity, how, inputs, plan, false);
+        self.set_upkeep(part, upkeep);
         if let (Some((_, time)), Some(column)) = (bound, column) {
             // A window function leaves its input's columns where they are.
             let mut times = Vec::new();
@@ -324,7 +353,10 @@ impl Cut<'_> {
         let keys = inputs.iter().map(|_| Vec::new()).collect();
         let bounds = vec![None; inputs.len()];
         let how = Plan::ByKey { plan: over.data, tables, keys, bounds };
-        Ok(self.push(identity, how, inputs, plan, false))
+        let upkeep = self.upkeep_by_key(plan, &inputs, None, false);
+        let part = self.push(identity, how, inputs, plan, false);
+        self.set_upkeep(part, upkeep);
+        Ok(part)
     }
 }
 
