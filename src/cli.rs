@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
 
 use crate::config::Flags;
+use crate::election::Habits;
 use crate::replay::Format;
 
 const EXAMPLES: &str = "\
@@ -219,6 +220,18 @@ pub struct Voting {
     /// Share of additional bad messages, from 0 to 1: broken JSON, strangers, second votes, …
     #[arg(long, default_value_t = 0.0, value_parser = share)]
     pub faulty: f64,
+    /// Share of the voters who vote again, from 0 to 1; needs 'on_conflict' 'replace' in votes.sql: the last vote
+    /// counts then
+    #[arg(long, default_value_t = 0.0, value_parser = share)]
+    pub revote: f64,
+}
+
+impl Voting {
+    /// The shares.
+    pub fn habits(&self) -> Habits {
+        let Voting { turnout, faulty, revote } = *self;
+        Habits { turnout, faulty, revote }
+    }
 }
 
 /// Settings of new topics.

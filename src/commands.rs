@@ -38,8 +38,7 @@ pub async fn run(cli: Cli, bars: &MultiProgress) -> Result<()> {
             let config = Config::load(file, &flags, &NoSettings {})?;
             let options = VoteOptions {
                 pace: if rate > 0.0 { Pace::PerSecond(rate) } else { Pace::Unlimited },
-                turnout: voting.turnout,
-                faulty: voting.faulty,
+                habits: voting.habits(),
                 seed,
                 follow,
             };

@@ -82,8 +82,7 @@ async fn election_night(
             Some(rate) if rate > 0.0 => Pace::PerSecond(rate),
             Some(_) => Pace::Unlimited,
         },
-        turnout: options.voting.turnout,
-        faulty: options.voting.faulty,
+        habits: options.voting.habits(),
         seed: options.seed,
         follow: false,
     };

@@ -22,6 +22,19 @@ pub struct Choice {
     pub late: bool,
     /// A bad message to be sent besides.
     pub fault: Option<Fault>,
+    /// Position of the candidate of whoever votes again.
+    pub again: Option<usize>,
+}
+
+/// How voters vote: shares of them, from 0 to 1.
+#[derive(Clone, Copy, Debug)]
+pub struct Habits {
+    /// Who votes.
+    pub turnout: f64,
+    /// Beside whose vote something goes wrong.
+    pub faulty: f64,
+    /// Who votes again.
+    pub revote: f64,
 }
 
 /// A bad message: what is wrong with it.
@@ -55,25 +68,31 @@ impl Vote {
     }
 }
 
-/// What the voter does: votes with probability `turnout`, as the voter's place leans: `shares` are those of the
-/// candidates there; `faulty` is the share of voters beside whose vote something goes wrong.
-pub fn choose(seed: u64, voter_id: &str, shares: &[f64], turnout: f64, faulty: f64) -> Choice {
+/// What the voter does: votes with the probability of `turnout`, as the voter's place leans: `shares` are those of the
+/// candidates there.
+pub fn choose(seed: u64, voter_id: &str, shares: &[f64], habits: Habits) -> Choice {
     let mut rng = rng(seed, voter_id);
-    let votes = rng.random_bool(turnout);
-    let mut left = rng.random::<f64>() * shares.iter().sum::<f64>();
-    let mut candidate = 0;
-    while candidate + 1 < shares.len() && left >= shares[candidate] {
-        left -= shares[candidate];
-        candidate += 1;
-    }
-    let goes_wrong = rng.random_bool(faulty);
+    let votes = rng.random_bool(habits.turnout);
+    let candidate = lean(&mut rng, shares);
+    let goes_wrong = rng.random_bool(habits.faulty);
     // One kind more than there are faults: the vote that is only late.
     let kind = rng.random_range(0..=FAULTS.len());
     Choice {
         candidate: votes.then_some(candidate),
         late: goes_wrong && kind == FAULTS.len(),
         fault: FAULTS.get(kind).filter(|_| goes_wrong).map(|(fault, _)| *fault),
+        again: rng.random_bool(habits.revote).then(|| lean(&mut rng, shares)),
     }
+}
+
+fn lean(rng: &mut StdRng, shares: &[f64]) -> usize {
+    let mut left = rng.random::<f64>() * shares.iter().sum::<f64>();
+    let mut candidate = 0;
+    while candidate + 1 < shares.len() && left >= shares[candidate] {
+        left -= shares[candidate];
+        candidate += 1;
+    }
+    candidate
 }
 
 impl Fault {
@@ -118,7 +137,8 @@ mod tests {
     #[test]
     fn choices_repeat_and_follow_turnout_and_shares() {
         let shares = [0.86, 0.64, 0.5];
-        let choose = |i| choose(3, &format!("voter-{i}"), &shares, 0.7, 0.1);
+        let habits = Habits { turnout: 0.7, faulty: 0.1, revote: 0.2 };
+        let choose = |i| choose(3, &format!("voter-{i}"), &shares, habits);
         let choices: Vec<_> = (0..20_000).map(choose).collect();
         assert_eq!(choices[17], choose(17));
         let share = |matches: &dyn Fn(&Choice) -> bool| {
@@ -128,6 +148,8 @@ mod tests {
         assert!((share(&|c| c.candidate == Some(0)) - 0.7 * 0.43).abs() < 0.02);
         assert!((share(&|c| c.candidate == Some(2)) - 0.7 * 0.25).abs() < 0.02);
         assert!((share(&|c| c.late || c.fault.is_some()) - 0.1).abs() < 0.01);
+        assert!((share(&|c| c.again.is_some()) - 0.2).abs() < 0.01);
+        assert!((share(&|c| c.again.is_some_and(|again| c.candidate != Some(again))) - 0.15).abs() < 0.02);
         for (fault, _) in FAULTS {
             assert!(choices.iter().any(|c| c.fault == Some(fault)), "{fault:?} never happens");
         }

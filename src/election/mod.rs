@@ -9,6 +9,7 @@ mod portraits;
 mod seed;
 mod vote;
 
+pub use ballots::Habits;
 pub use portraits::router as portraits;
 pub use seed::{SeedOptions, SeedReport, migrate, seed};
 pub use vote::{Pace, VoteOptions, VoteReport, vote};

@@ -82,7 +82,7 @@ fn leaders(ballots: &[Ballot<'_>]) -> (usize, usize) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::ballots::choose;
+    use super::super::ballots::{Habits, choose};
     use super::super::places::Leanings;
     use super::super::population::voter;
     use super::*;
@@ -94,7 +94,8 @@ mod tests {
         let vote = |i| {
             let voter = voter(seed, i);
             let shares = leanings.of(voter.address.state);
-            let choice = choose(seed, &voter.voter_id, shares, 0.7, 0.0);
+            let choice =
+                choose(seed, &voter.voter_id, shares, Habits { turnout: 0.7, faulty: 0.0, revote: 0.0 });
             choice.candidate.map(|candidate| (voter.address.state, candidate))
         };
         (0..voters).filter_map(vote).collect()

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
-use sqlx::{PgPool, Row};
+use sqlx::{AssertSqlSafe, PgPool, Row};
 
 use super::VOTES_TOPIC;
 use super::ballots::Vote;
@@ -49,21 +49,33 @@ impl Outbox {
 
     /// Stores the votes of those who have not voted, with their outbox rows. Gives back what was stored.
     pub async fn store(&self, votes: &[Vote]) -> Result<Vec<Vote>> {
+        self.store_unless(votes, "DO NOTHING").await
+    }
+
+    /// The same of those who have voted, whose earlier votes go.
+    pub async fn replace(&self, votes: &[Vote]) -> Result<Vec<Vote>> {
+        let newest = "(voter_id) DO UPDATE SET candidate_id = EXCLUDED.candidate_id, voting_time = EXCLUDED.voting_time";
+        self.store_unless(votes, newest).await
+    }
+
+    async fn store_unless(&self, votes: &[Vote], there: &str) -> Result<Vec<Vote>> {
         let column = |of: fn(&Vote) -> &String| votes.iter().map(|vote| of(vote).clone()).collect::<Vec<_>>();
-        let rows = sqlx::query(
+        let statement = format!(
             "WITH cast_now AS (
                INSERT INTO votes (voter_id, candidate_id, voting_time)
                SELECT * FROM unnest($1::text[], $2::text[], $3::text[]::timestamp[])
-               ON CONFLICT DO NOTHING RETURNING voter_id, candidate_id, voting_time)
+               ON CONFLICT {there} RETURNING voter_id, candidate_id, voting_time)
              INSERT INTO tally_internal.vote_outbox SELECT * FROM cast_now
-             RETURNING voter_id, candidate_id, to_char(voting_time, 'YYYY-MM-DD HH24:MI:SS')",
-        )
-        .bind(column(|vote| &vote.voter_id))
-        .bind(column(|vote| &vote.candidate_id))
-        .bind(column(|vote| &vote.voting_time))
-        .fetch_all(&self.pool)
-        .await
-        .map_err(|e| Error::postgres("storing votes", e))?;
+             RETURNING voter_id, candidate_id, to_char(voting_time, 'YYYY-MM-DD HH24:MI:SS')"
+        );
+        // It holds nothing that comes from outside.
+        let rows = sqlx::query(AssertSqlSafe(statement))
+            .bind(column(|vote| &vote.voter_id))
+            .bind(column(|vote| &vote.candidate_id))
+            .bind(column(|vote| &vote.voting_time))
+            .fetch_all(&self.pool)
+            .await
+            .map_err(|e| Error::postgres("storing votes", e))?;
         Ok(rows.iter().map(vote_of).collect())
     }
 

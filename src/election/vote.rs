@@ -6,18 +6,21 @@ use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use chrono::{TimeDelta, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use indicatif::ProgressBar;
 use serde::Deserialize;
 use sqlx::PgPool;
 
-use super::VOTERS_TOPIC;
-use super::ballots::{Fault, Vote, choose};
+use super::ballots::{Choice, Fault, Habits, Vote, choose};
 use super::night;
 use super::outbox::Outbox;
 use super::places::Leanings;
+use super::{VOTERS_TOPIC, VOTES_TOPIC};
+use crate::catalog::{Catalog, SourceDef};
 use crate::config::Config;
+use crate::engine::session;
 use crate::error::{Error, Result};
+use crate::queries;
 use crate::shutdown::Shutdown;
 use crate::source::{Bounds, KafkaSource, RawBatch, Source, Start};
 
@@ -47,10 +50,8 @@ pub enum Pace {
 pub struct VoteOptions {
     /// When they do.
     pub pace: Pace,
-    /// Share of the voters who vote, 0 to 1.
-    pub turnout: f64,
-    /// Share of bad messages besides, 0 to 1.
-    pub faulty: f64,
+    /// Which share of the voters does what.
+    pub habits: Habits,
     /// Makes the choices.
     pub seed: u64,
     /// Wait for further voters instead of ending with the last one.
@@ -62,8 +63,10 @@ pub struct VoteOptions {
 pub struct VoteReport {
     /// Voters who were announced.
     pub voters: u64,
-    /// Votes stored and sent.
+    /// Votes stored and sent, each voter's first.
     pub cast: u64,
+    /// Voters who then voted again.
+    pub again: u64,
     /// Of those, with a time of an hour before.
     pub late: u64,
     /// Votes of an earlier run that it had stored but not sent.
@@ -77,7 +80,7 @@ pub struct VoteReport {
 impl VoteReport {
     /// Messages sent to `votes_topic`, bad ones included.
     pub fn messages(&self) -> u64 {
-        self.cast + self.recovered + self.faults.values().sum::<u64>()
+        self.cast + self.again + self.recovered + self.faults.values().sum::<u64>()
     }
 }
 
@@ -85,6 +88,7 @@ impl fmt::Display for VoteReport {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         write!(f, "{} of {} voters have voted", self.cast, self.voters)?;
         let others = [
+            ("again", self.again),
             ("late", self.late),
             ("sent for an earlier run", self.recovered),
             ("had voted before", self.voted_before),
@@ -99,7 +103,7 @@ impl fmt::Display for VoteReport {
     }
 }
 
-/// Reads the voters and lets each vote once. `progress` counts votes. Ends with the last voter, unless
+/// Reads the voters and lets each vote once, and those who want to once more. `progress` counts votes. Ends with the last voter, unless
 /// `follow`, or with `shutdown`; what was stored until then has been sent.
 pub async fn vote(
     config: &Config,
@@ -134,6 +138,12 @@ async fn vote_alone(
     progress: &ProgressBar,
     shutdown: &Shutdown,
 ) -> Result<VoteReport> {
+    if options.habits.revote > 0.0 && !last_vote_counts(config).await? {
+        return Err(Error::Config(format!(
+            "whoever votes again would be rejected: the first vote counts. Add 'on_conflict' 'replace' to the OPTIONS of \
+             the source of {VOTES_TOPIC} (queries/votes.sql), or leave --revote out"
+        )));
+    }
     let candidates = candidates(pool).await?;
     let (outbox, recovered) = Outbox::open(config, pool).await?;
     let mut polls = Polls {
@@ -143,6 +153,7 @@ async fn vote_alone(
         options,
         progress,
         report: VoteReport { recovered, ..VoteReport::default() },
+        again: Vec::new(),
         begun: Instant::now(),
     };
     if !options.follow {
@@ -154,7 +165,16 @@ async fn vote_alone(
         Pace::Night(night) if !options.follow => polls.vote_through(config, night, shutdown).await?,
         _ => polls.vote_in_turn(config, shutdown).await?,
     }
+    polls.cast_again().await?;
     Ok(polls.report)
+}
+
+/// Whether the queries say that a voter's later vote replaces the earlier one.
+async fn last_vote_counts(config: &Config) -> Result<bool> {
+    let (_, files) = queries::load(config.queries.as_deref())?;
+    let catalog = Catalog::parse(&files, &session::continuous().state()).await?;
+    let of_votes = |source: &&SourceDef| source.topic == VOTES_TOPIC;
+    Ok(catalog.sources.values().find(of_votes).is_some_and(SourceDef::retracts))
 }
 
 /// Ids of the candidates, in an order that is the same in every run.
@@ -180,16 +200,20 @@ struct Polls<'a> {
     options: &'a VoteOptions,
     progress: &'a ProgressBar,
     report: VoteReport,
+    /// Who has voted and will vote again.
+    again: Vec<Intent>,
     begun: Instant,
 }
 
 /// A vote to be cast, and what goes wrong beside it.
+#[derive(Clone)]
 struct Intent {
     voter_id: String,
     place: String,
     candidate: usize,
     late: bool,
     fault: Option<Fault>,
+    again: Option<usize>,
 }
 
 /// What is read of a voter's message.
@@ -301,25 +325,46 @@ impl Polls<'_> {
 
     /// What a voter does; `None` stays at home.
     fn intent(&self, voter_id: &str, place: String) -> Option<Intent> {
-        let VoteOptions { seed, turnout, faulty, .. } = *self.options;
-        let choice = choose(seed, voter_id, self.leanings.of(&place), turnout, faulty);
-        let candidate = choice.candidate?;
-        Some(Intent { voter_id: voter_id.into(), place, candidate, late: choice.late, fault: choice.fault })
+        let choice = choose(self.options.seed, voter_id, self.leanings.of(&place), self.options.habits);
+        let Choice { candidate, late, fault, again } = choice;
+        Some(Intent { voter_id: voter_id.into(), place, candidate: candidate?, late, fault, again })
     }
 
+    fn vote(&self, voter_id: &str, candidate: usize, time: DateTime<Utc>) -> Vote {
+        Vote {
+            voter_id: voter_id.into(),
+            candidate_id: self.candidates[candidate].clone(),
+            voting_time: time.format("%Y-%m-%d %H:%M:%S").to_string(),
+        }
+    }
+
+    /// Whoever wants to votes again: the last vote counts.
+    async fn cast_again(&mut self) -> Result<()> {
+        let (now, again) = (Utc::now(), std::mem::take(&mut self.again));
+        let votes: Vec<_> =
+            again.iter().filter_map(|intent| Some(self.vote(&intent.voter_id, intent.again?, now))).collect();
+        for votes in votes.chunks(VOTES_AT_ONCE) {
+            let stored = self.outbox.replace(votes).await?;
+            self.outbox.send(&stored, &[]).await?;
+            self.report.again += stored.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// Those of the last time who vote again do so first.
     async fn cast(&mut self, intents: &[Intent]) -> Result<()> {
+        self.cast_again().await?;
         let now = Utc::now();
-        let votes = intents.iter().map(|intent| Vote {
-            voter_id: intent.voter_id.clone(),
-            candidate_id: self.candidates[intent.candidate].clone(),
-            voting_time: (if intent.late { now - LATE } else { now }).format("%Y-%m-%d %H:%M:%S").to_string(),
-        });
+        let time = |late: bool| if late { now - LATE } else { now };
+        let votes =
+            intents.iter().map(|intent| self.vote(&intent.voter_id, intent.candidate, time(intent.late)));
         let stored = self.outbox.store(&votes.collect::<Vec<_>>()).await?;
         let intents: BTreeMap<_, _> = intents.iter().map(|intent| (&intent.voter_id, intent)).collect();
         let mut bad = Vec::new();
         for vote in &stored {
             let Some(intent) = intents.get(&vote.voter_id) else { continue };
             self.report.late += u64::from(intent.late);
+            self.again.extend(intent.again.map(|_| Intent::clone(intent)));
             if let Some(fault) = intent.fault {
                 bad.push(fault.message(vote, self.options.seed));
                 *self.report.faults.entry(fault).or_default() += 1;

@@ -8,7 +8,7 @@ use rdkafka::producer::{FutureProducer, FutureRecord};
 use serde_json::{Value, json};
 use sqlx::{PgPool, Row};
 use tally::config::Config;
-use tally::election::{self, Pace, SeedOptions, VOTES_TOPIC, VoteOptions};
+use tally::election::{self, Habits, Pace, SeedOptions, VOTES_TOPIC, VoteOptions};
 use tally::pipeline::Pipeline;
 use tally::serve;
 use tally::shutdown::Shutdown;
@@ -94,7 +94,8 @@ pub async fn is_counted_exactly(config: &Config) {
     assert_eq!((again.stored, again.announced), (0, 0), "a second run has nothing to do");
 
     let mut running = Running::start(config).await;
-    let voting = VoteOptions { pace: Pace::Unlimited, turnout: 0.7, faulty: 0.1, seed: 7, follow: false };
+    let habits = Habits { turnout: 0.7, faulty: 0.1, revote: 0.0 };
+    let voting = VoteOptions { pace: Pace::Unlimited, habits, seed: 7, follow: false };
     let report = election::vote(config, &pool, &voting, &bar, &never).await.unwrap();
     assert!(report.faults.len() == 6 && report.late > 0, "{report}");
     let again = election::vote(config, &pool, &voting, &bar, &never).await.unwrap();
@@ -119,6 +120,31 @@ pub async fn is_counted_exactly(config: &Config) {
     let mut running = Running::start(config).await;
     running.received(messages).await;
     assert_eq!(running.get("/api/views/votes_per_candidate").await["rows"], before);
+    totals_agree(config, &pool, &running).await;
+    running.stop().await;
+}
+
+/// With queries by which the last vote counts: some vote again.
+pub async fn is_counted_by_the_last_votes(config: &Config) {
+    let pool = clients::postgres(config).await.unwrap();
+    let (bar, never) = (ProgressBar::hidden(), Shutdown::new());
+    let people = SeedOptions { voters: 2_000, candidates: 3, seed: 8 };
+    election::seed(config, &pool, &people, &bar, &never).await.unwrap();
+    let habits = Habits { turnout: 0.7, faulty: 0.1, revote: 0.3 };
+    let voting = VoteOptions { pace: Pace::Unlimited, habits, seed: 8, follow: false };
+    let first_counts = Config { queries: None, ..config.clone() };
+    let refused = election::vote(&first_counts, &pool, &voting, &bar, &never).await.unwrap_err().to_string();
+    assert!(refused.contains("'on_conflict' 'replace'"), "{refused}");
+
+    let mut running = Running::start(config).await;
+    let report = election::vote(config, &pool, &voting, &bar, &never).await.unwrap();
+    assert!(report.again > report.cast / 5, "{report}");
+    let source = running.received(report.messages()).await;
+    let repeated: u64 =
+        report.faults.iter().filter(|(fault, _)| fault.name() == "second vote").map(|(_, count)| count).sum();
+    assert!(repeated > 0, "{report}");
+    assert_eq!(source.counted, report.cast + report.again + repeated, "{source:?}");
+    assert_eq!(source.received, source.counted + source.rejected, "{source:?}");
     totals_agree(config, &pool, &running).await;
     running.stop().await;
 }
