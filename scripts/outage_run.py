@@ -19,6 +19,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 OUTAGE_SECONDS = int(os.environ.get("OUTAGE_SECONDS", "30"))
 VOTERS = int(os.environ.get("VOTERS", "60000"))
 RATE = os.environ.get("RATE", "200")
+OUTAGES = os.environ.get("OUTAGES", "Kafka:STOP,Kafka:KILL,Postgres:STOP,Postgres:KILL").split(",")
 BEFORE_SECONDS = 6  # votes are cast for so long before each outage
 RESUME_SECONDS = 90
 COUNT_SECONDS = 240
@@ -268,7 +269,8 @@ def run(binary, directory):
         pid = engine.process.pid
         voters = Voters(tally, directory)
         until(60, "the first vote", lambda: engine.source()["received"] > 0)
-        rows = [outage(engine, server, how) for server in servers for how in ("STOP", "KILL")]
+        named = {server.name: server for server in servers}
+        rows = [outage(engine, named[name], how) for name, how in (one.split(":") for one in OUTAGES)]
         voters.hurry()
         truth, source = compare(engine, postgres.address)
         engine.check_alive()

@@ -4,22 +4,20 @@
 use std::sync::Arc;
 
 use arrow::array::{AsArray, RecordBatch, RecordBatchOptions};
-use arrow::compute::concat_batches;
 use arrow::datatypes::{Field, Int64Type, Schema, SchemaRef};
 use datafusion::common::internal_err;
 use datafusion::error::Result;
-use datafusion::physical_plan::execution_plan::reset_plan_states;
-use datafusion::physical_plan::{ExecutionPlan, collect_partitioned};
+use datafusion::physical_plan::ExecutionPlan;
 
 use super::{Delta, Run};
+use crate::engine::below::Below;
 use crate::engine::input::{InputTable, WEIGHT};
 use crate::engine::node::split;
-use crate::guard;
 
 /// A plan over the deltas of its inputs.
 #[derive(Debug)]
 pub struct Segment {
-    plan: Arc<dyn ExecutionPlan>,
+    below: Below,
     /// The tables that stand for its inputs: their columns, and the weight.
     tables: Vec<Arc<InputTable>>,
     schema: SchemaRef,
@@ -38,7 +36,7 @@ impl Segment {
         append_only: bool,
         leaves_out: bool,
     ) -> Segment {
-        Segment { plan, tables, schema, append_only, leaves_out }
+        Segment { below: Below::new(plan), tables, schema, append_only, leaves_out }
     }
 
     /// What a change of its inputs changes in its rows; and the reasons of rows that it can't take, which are left
@@ -71,10 +69,7 @@ impl Segment {
         for (table, delta) in self.tables.iter().zip(deltas) {
             inputs = inputs.with(table, vec![with_weight(delta)?]);
         }
-        self.plan = reset_plan_states(Arc::clone(&self.plan))?;
-        let run = collect_partitioned(Arc::clone(&self.plan), run.runner.context(inputs));
-        let batches = guard::catch_async(run).await?;
-        let rows = concat_batches(&self.plan.schema(), &batches.concat())?;
+        let rows = self.below.run(run.runner.context(inputs)).await?;
         let Some((weights, columns)) = rows.columns().split_last() else {
             return internal_err!("a segment without a weight");
         };
