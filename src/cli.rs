@@ -98,6 +98,37 @@ pub enum Command {
         /// How it runs and listens.
         #[command(flatten)]
         run: Run,
+        /// Forget what was counted, count the topics from their beginning, and write what then differs
+        #[arg(long)]
+        rebuild: bool,
+    },
+    /// Count everything once more and compare it with what was published; exit code 4 if anything differs
+    Audit {
+        /// Kafka, Postgres and queries.
+        #[command(flatten)]
+        flags: Flags,
+        /// How the engine runs that is audited.
+        #[command(flatten)]
+        run: Run,
+    },
+    /// List the messages that were not counted, each with its reason and place, or send them back
+    Rejects {
+        /// Kafka, Postgres and queries.
+        #[command(flatten)]
+        flags: Flags,
+        /// Only those of rules that contain this text, such as `foreign_key`
+        #[arg(long, value_name = "RULE")]
+        reason: Option<String>,
+        /// Go on as further ones come, until stopped
+        #[arg(long)]
+        follow: bool,
+        /// One JSON object a line
+        #[arg(long)]
+        json: bool,
+        /// Send the letters of a file (`-`: of standard input), lines of --json with corrected payloads, to the topics
+        /// that they came from
+        #[arg(long, value_name = "FILE", conflicts_with_all = ["reason", "follow", "json"])]
+        replay: Option<PathBuf>,
     },
     /// Let Postgres announce each change of tables that views join, by a trigger on each
     Triggers {
@@ -266,6 +297,10 @@ pub struct Run {
     #[arg(long)]
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub public_sql: bool,
+    /// Tells engines on one Kafka apart; one of the same id ends another [default: tally]
+    #[arg(long, value_name = "NAME")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub engine_id: Option<String>,
     /// Directory of the dashboard's files [default: those built in]
     #[arg(long, value_name = "DIR")]
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -1,19 +1,23 @@
 //! The commands: settings → connections → work. One function each.
 
 use std::net::SocketAddr;
+use std::path::Path;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use tokio::net::TcpListener;
 
+use crate::catalog::Catalog;
 use crate::cli::{CheckFormat, Cli, Command, None as NoSettings, Population};
 use crate::clients;
 use crate::config::{Config, Flags};
 use crate::demo;
 use crate::election::{self, Pace, SeedOptions, VOTERS_TOPIC, VoteOptions};
+use crate::engine::session;
 use crate::error::{Error, Result};
-use crate::pipeline::{AdHocTables, Pipeline};
+use crate::pipeline::{AdHocTables, Pipeline, audit};
 use crate::queries;
 use crate::reference::{self, TriggerOutcome, tables_of_migrations};
+use crate::rejects::{self, Listing};
 use crate::replay::{self, InputFile, Replay, Show};
 use crate::serve::{self, App, ConnectionLimits, SqlProgram, SqlTables};
 use crate::shutdown::{self, Shutdown};
@@ -44,7 +48,23 @@ pub async fn run(cli: Cli, bars: &MultiProgress) -> Result<()> {
             };
             vote(&config, &options, bars, &shutdown).await
         }
-        Command::Run { flags, run } => serve_engine(Config::load(file, &flags, &run)?, shutdown).await,
+        Command::Run { flags, run, rebuild } => {
+            serve_engine(Config::load(file, &flags, &run)?, rebuild, shutdown).await
+        }
+        Command::Audit { flags, run } => audit(Config::load(file, &flags, &run)?).await,
+        Command::Rejects { flags, reason, follow, json, replay } => {
+            let config = Config::load(file, &flags, &NoSettings {})?;
+            clients::check_kafka(&config).await?;
+            match replay {
+                Some(file) => send_back(&config, &file),
+                None => {
+                    let listing = Listing { reason, follow, json };
+                    let told = rejects::list(&config, &listing, &mut std::io::stdout(), &shutdown).await?;
+                    eprintln!("{told} messages");
+                    Ok(())
+                }
+            }
+        }
         Command::Triggers { flags, tables, remove } => {
             triggers(&Config::load(file, &flags, &NoSettings {})?, &tables, remove).await
         }
@@ -97,6 +117,32 @@ async fn create_topics(config: &Config) -> Result<()> {
     Ok(())
 }
 
+async fn audit(config: Config) -> Result<()> {
+    let (_, files) = queries::load(config.queries.as_deref())?;
+    let catalog = Catalog::parse(&files, &session::continuous().state()).await?;
+    let checked = Pipeline::open_to_audit(config).await?.audit(&catalog).await?;
+    let equal = audit::print(&checked, &mut std::io::stdout())
+        .map_err(|source| Error::Io { action: "writing the audit".into(), source })?;
+    match checked.iter().find(|checked| checked.differences > 0) {
+        Some(first) if !equal => {
+            Err(Error::Differs(format!("{}: {}", first.what, first.first.as_deref().unwrap_or_default())))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn send_back(config: &Config, file: &Path) -> Result<()> {
+    let sent = match file.to_str() {
+        Some("-") => rejects::replay(config, std::io::stdin().lock())?,
+        _ => {
+            let opened = std::fs::File::open(file).map_err(|error| Error::io("opening", file, error))?;
+            rejects::replay(config, std::io::BufReader::new(opened))?
+        }
+    };
+    println!("{sent} messages were sent back");
+    Ok(())
+}
+
 async fn triggers(config: &Config, tables: &[String], remove: bool) -> Result<()> {
     let pool = clients::postgres(config).await?;
     let outcomes = match remove {
@@ -144,12 +190,15 @@ async fn vote(
     Ok(())
 }
 
-async fn serve_engine(config: Config, shutdown: Shutdown) -> Result<()> {
+async fn serve_engine(config: Config, rebuild: bool, shutdown: Shutdown) -> Result<()> {
     let (listener, address) = serve::bind(&config.listen).await?;
     let token = operator_token(&config);
     println!("dashboard  {}", url(address));
     println!("token      {}", if config.token.is_some() { "as configured" } else { &token });
-    let pipeline = Pipeline::open(config.clone()).await?;
+    let pipeline = match rebuild {
+        true => Pipeline::rebuild(config.clone()).await?,
+        false => Pipeline::open(config.clone()).await?,
+    };
     run_engine(pipeline, &config, listener, token, SqlProgram::own(), shutdown).await
 }
 

@@ -49,6 +49,8 @@ pub struct Config {
     pub postgres_url_file: Option<PathBuf>,
     /// The Postgres schema whose tables are reference tables.
     pub postgres_schema: String,
+    /// Tells engines on one Kafka apart: each has an epoch log of its own, and one of the same id ends another.
+    pub engine_id: String,
     /// Partitions of the topics that `tally topics` creates.
     pub partitions: i32,
     /// Copies of each partition of those topics.
@@ -100,6 +102,7 @@ impl Default for Config {
             postgres_url: "postgres://postgres:postgres@127.0.0.1:5432/voting".into(),
             postgres_url_file: None,
             postgres_schema: "public".into(),
+            engine_id: "tally".into(),
             partitions: 4,
             replication: 1,
             batch_rows: 50_000,
@@ -237,6 +240,11 @@ impl Config {
         least("sql_bytes_max", self.sql_bytes_max as u64, 1 << 20)?;
         least("sql_concurrency_max", self.sql_concurrency_max as u64, 1)?;
         least("http_connections_max", self.http_connections_max as u64, 1)?;
+        let (id, fits) = (&self.engine_id, |c: char| c.is_ascii_alphanumeric() || "._-".contains(c));
+        if id.is_empty() || id.len() > 200 || !id.chars().all(fits) {
+            let reason = "a part of a topic's name is up to 200 letters, digits, `.`, `_` and `-`";
+            return Err(Error::Config(format!("engine_id is {id:?}; {reason}")));
+        }
         let most = |name: &str, value: u64, most: u64| {
             if value <= most {
                 return Ok(());

@@ -107,8 +107,10 @@ impl Executor {
         Ok(EpochOutput { epoch: 0, changes: self.engine.start().await?, counted: None })
     }
 
-    /// A micro-batch of the source at a position, of which no partition is known to be unread or idle.
-    pub fn decode(&self, source: usize, raw: RawBatch) -> Result<Batch> {
+    /// A micro-batch of the source at a position, of which no partition is known to be unread or idle. Its messages
+    /// are taken partition after partition, so that offsets alone say what was executed.
+    pub fn decode(&self, source: usize, mut raw: RawBatch) -> Result<Batch> {
+        raw.by_partition();
         let (decoded, rejects) = block_in_place(|| self.ingests[source].decode(&raw))?;
         let (unread, idle) = (BTreeSet::new(), BTreeSet::new());
         Ok(Batch { source, raw, unread, idle, decoded, rejects })

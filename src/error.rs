@@ -67,6 +67,21 @@ pub enum Error {
     #[error("limit: {0}")]
     Limit(String),
 
+    /// The epoch log can't be gone on with, or does not agree with what was counted.
+    #[error("epoch log: {0}")]
+    Log(String),
+
+    /// Another engine writes in this one's place.
+    #[error(
+        "another engine with engine_id {0} has taken over: this one stops, and has published nothing that is not \
+         committed. Give engines that run beside each other different engine_ids, and topics of their own"
+    )]
+    TakenOver(String),
+
+    /// An audit has found differences.
+    #[error("the audit has found differences: {0}")]
+    Differs(String),
+
     /// Stopped by a signal before the work was done.
     #[error("stopped by a signal before it was done")]
     Stopped,
@@ -76,6 +91,15 @@ impl Error {
     /// An [`Error::Io`] about a path.
     pub fn io(action: &str, path: &Path, source: std::io::Error) -> Self {
         Error::Io { action: format!("{action} {}", path.display()), source }
+    }
+
+    /// The exit code of a process that ends with it.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Error::TakenOver(_) => 3,
+            Error::Differs(_) => 4,
+            _ => 1,
+        }
     }
 
     /// All of them in one, if there is any.

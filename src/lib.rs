@@ -9,7 +9,9 @@ pub mod clients;
 pub mod config;
 mod describe;
 pub mod error;
+pub mod fault;
 pub mod guard;
+pub mod hash;
 pub mod outage;
 pub mod row_index;
 pub mod shutdown;
@@ -31,11 +33,12 @@ pub mod reference;
 // … for the views, which are kept up to date: no I/O; …
 pub mod engine;
 
-// … the rows that were counted, as a table, …
-pub mod history;
-
 // … changes out, …
 pub mod sink;
+
+// … together with a record of each epoch, from which a start knows what was counted, …
+pub mod epoch_log;
+pub mod history;
 
 // … and what readers see: the operator each epoch, the public releases.
 pub mod release;
@@ -44,6 +47,7 @@ pub mod snapshot;
 // The loop that ties these together, one epoch at a time; the same over files.
 pub mod epoch;
 pub mod pipeline;
+pub mod rejects;
 pub mod replay;
 
 // HTTP.

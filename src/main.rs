@@ -28,7 +28,8 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("tally: {error}");
-            ExitCode::FAILURE
+            let own = error.downcast_ref::<tally::error::Error>();
+            ExitCode::from(own.map_or(1, tally::error::Error::exit_code))
         }
     }
 }

@@ -17,6 +17,7 @@ use crate::clients::{self, CONNECT_TIMEOUT};
 use crate::config::Config;
 use crate::describe::{Description, Question, describe, only_broker};
 use crate::engine::session;
+use crate::epoch_log;
 use crate::error::{Error, Result};
 use crate::queries;
 
@@ -47,6 +48,7 @@ pub async fn needed(config: &Config, others: &[&str]) -> Result<BTreeMap<String,
     let (_, files) = queries::load(config.queries.as_deref())?;
     let catalog = Catalog::parse(&files, &session::continuous().state()).await?;
     let mut topics = catalog.topics();
+    topics.insert(epoch_log::topic(&config.engine_id), TopicUse::EpochLog);
     topics.extend(others.iter().map(|topic| (topic.to_string(), TopicUse::Source)));
     Ok(topics)
 }
@@ -56,9 +58,10 @@ pub async fn create(config: &Config, topics: &BTreeMap<String, TopicUse>) -> Res
     clients::check_kafka(config).await?;
     let admin = admin(config)?;
     let new = topics.iter().map(|(name, purpose)| {
-        let topic = NewTopic::new(name, config.partitions, TopicReplication::Fixed(config.replication));
+        let partitions = if *purpose == TopicUse::EpochLog { 1 } else { config.partitions };
+        let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(config.replication));
         match purpose {
-            TopicUse::Source | TopicUse::NewestByKey | TopicUse::DeadLetters => {
+            TopicUse::EpochLog | TopicUse::Source | TopicUse::NewestByKey | TopicUse::DeadLetters => {
                 topic.set("retention.ms", "-1").set("retention.bytes", "-1")
             }
             TopicUse::Changelog { keyed: true } => topic.set("cleanup.policy", "compact"),
@@ -82,6 +85,26 @@ pub async fn create(config: &Config, topics: &BTreeMap<String, TopicUse>) -> Res
         )),
     };
     results.into_iter().map(outcome).collect()
+}
+
+/// Creates the epoch log if it is missing: who runs the engine may not know of it.
+pub async fn ensure_epoch_log(config: &Config, topic: &str) -> Result<()> {
+    let consumer: BaseConsumer =
+        clients::kafka(config).create().map_err(|e| Error::kafka("describing the topics", e))?;
+    let name = topic.to_string();
+    let described = tokio::task::spawn_blocking(move || {
+        let broker = only_broker(consumer.client(), &name, CONNECT_TIMEOUT);
+        let question = Question { names: &[&name], operations: false, broker, timeout: CONNECT_TIMEOUT };
+        describe(consumer.client(), question, || true)
+    });
+    let failed = |reason: String| Error::kafka(format!("describing topic {topic}"), reason);
+    let described = described.await.map_err(|e| failed(e.to_string()))?.map_err(failed)?;
+    let is_missing = |topic: &Description| topic.error == Some(Code::UnknownTopicOrPartition);
+    if described.iter().any(is_missing) {
+        create(config, &BTreeMap::from([(topic.to_string(), TopicUse::EpochLog)])).await?;
+        tracing::info!("created topic {topic}, the epoch log");
+    }
+    Ok(())
 }
 
 /// Checks that all of `topics` are there and may be used as they are meant; if not, says all that is wrong.
@@ -191,6 +214,7 @@ fn judge_settings(topics: &BTreeMap<String, TopicUse>, settings: &Settings) -> C
                 "its messages, and a later start is refused or counts less"
             }
             TopicUse::DeadLetters => "what was not counted and why",
+            TopicUse::EpochLog => "what was counted, without which a start is refused",
             TopicUse::Changelog { .. } => "the newest rows of a view",
         };
         let finite = |key| setting(key).filter(|value| deletes && !value.starts_with('-'));
@@ -202,6 +226,9 @@ fn judge_settings(topics: &BTreeMap<String, TopicUse>, settings: &Settings) -> C
                      --alter --entity-type topics --entity-name {name} --add-config {key}=-1)"
                 ));
             }
+        }
+        if compacts && *purpose == TopicUse::EpochLog {
+            checked.warnings.push(format!("topic {name} is compacted: Kafka will delete what was counted"));
         }
         if compacts && *purpose == TopicUse::Source {
             checked.warnings.push(format!(

@@ -50,6 +50,8 @@ pub enum TopicUse {
     NewestByKey,
     /// It gets the messages that are not counted: the only place where they are told.
     DeadLetters,
+    /// It gets a record of each epoch, by which a start knows what was counted: one partition, kept for ever.
+    EpochLog,
     /// It gets a view's changed rows.
     Changelog {
         /// Whether they have keys, so that Kafka may forget all but the newest row of each key.

@@ -46,6 +46,12 @@ pub fn of_source(
     Ok((Decoder::new(source, needed)?, rules))
 }
 
+/// The same of messages that are known to keep the rules: nothing is judged but what rows they take back. Rows hold all
+/// columns.
+pub fn of_counted(source: &SourceDef) -> Result<(Decoder, RuleSet)> {
+    Ok((Decoder::new(source, None)?, RuleSet::of_counted(source)?))
+}
+
 /// Rows decoded of a batch of messages.
 #[derive(Debug)]
 pub struct Decoded {

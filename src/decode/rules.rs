@@ -83,6 +83,12 @@ impl RuleSet {
         Ok(RuleSet { rules, future, seen, net })
     }
 
+    /// No rules: for messages that were judged before.
+    pub fn of_counted(source: &SourceDef) -> Result<Self> {
+        let net = source.retracts().then(|| NetRows::new(source, None)).transpose()?;
+        Ok(RuleSet { rules: Vec::new(), future: None, seen: None, net })
+    }
+
     /// The columns that the rules read.
     pub fn columns(&self) -> impl Iterator<Item = &String> {
         let event_time = self.future.iter().flat_map(|future| future.reads.fields());

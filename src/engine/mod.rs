@@ -143,6 +143,16 @@ impl Engine {
         self.views.iter().map(|view| &view.info)
     }
 
+    /// The views that only pass rows on, and can't say later what they have said.
+    pub fn stateless_views(&self) -> impl Iterator<Item = &Arc<ViewInfo>> {
+        self.views.iter().filter(|view| view.is_stateless()).map(|view| &view.info)
+    }
+
+    /// The reference tables that a view reads.
+    pub fn view_tables(&self, view: &str) -> impl Iterator<Item = &String> {
+        self.views.iter().filter(move |known| known.info.name == view).flat_map(|view| &view.references)
+    }
+
     /// The views that have failed and have not come back.
     pub fn failures(&self) -> Vec<Failure> {
         self.views.iter().filter_map(View::failure).collect()

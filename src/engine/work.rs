@@ -131,14 +131,18 @@ impl View {
         }
     }
 
-    /// A change of this view.
-    pub fn change(&self, changelog: Changelog, rows: Arc<dyn RowSource>) -> ViewChange {
-        let stateless = match &self.work {
+    /// Whether what it has said it can't say again.
+    pub fn is_stateless(&self) -> bool {
+        match &self.work {
             Work::Append { .. } => true,
             Work::RowView { .. } => false,
             Work::Flow { view, .. } => view.forgets(),
-        };
-        ViewChange { info: Arc::clone(&self.info), changelog, rows, stateless }
+        }
+    }
+
+    /// A change of this view.
+    pub fn change(&self, changelog: Changelog, rows: Arc<dyn RowSource>) -> ViewChange {
+        ViewChange { info: Arc::clone(&self.info), changelog, rows, stateless: self.is_stateless() }
     }
 
     /// Shows it for the first time; `changes` are those of the dataflows as they start.

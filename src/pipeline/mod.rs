@@ -1,37 +1,47 @@
 //! The loop: poll → decode → look up → execute → commit → publish. The only place that knows every stage.
 //!
-//! Each source is polled by a thread of its own, so that receiving goes on while an epoch is executed; the
+//! It begins where the epoch log ends: `recovery.rs` executes once more what is there. Each source is polled by a thread of its own, so that receiving goes on while an epoch is executed; the
 //! reference tables are read by a task of their own. While Kafka or Postgres give no answer the loop waits, says
 //! so, and goes on by itself: only a signal and `state_bytes_max` end it.
 
+pub mod audit;
 mod commit;
+mod held;
+mod log;
 mod open;
 mod poll;
 mod progress;
+mod recovery;
 mod samples;
 mod status;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+pub use self::log::{Log, take_over};
+
 use arrow::array::RecordBatch;
 use datafusion::catalog::TableProvider;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
+use self::commit::Said;
+use self::held::Held;
 use self::poll::Pollers;
 use self::status::Publisher;
-use crate::engine::ViewChange;
-use crate::epoch::{Batch, EpochInput, EpochOutput, Executor};
+use crate::epoch::{Batch, EpochInput, Executor};
+use crate::epoch_log::{Definitions, Kind, TableChange};
 use crate::error::{Error, Result};
+use crate::history::CountedMessages;
 use crate::ingest::Missing;
 use crate::outage::OutageLog;
 use crate::reference::{ReferenceReader, ReferenceStore, ReferenceTable, References};
 use crate::shutdown::Shutdown;
-use crate::sink::Sink;
+use crate::sink::{Record, Sink};
 use crate::snapshot::Reader;
-use crate::source::{Polled, Source};
+use crate::source::{History, Polled, Source, Topics};
 
 /// Micro-batches that wait for the engine while it computes; more would only cost memory.
 const BATCHES_AHEAD: usize = 2;
@@ -57,14 +67,22 @@ pub struct Limits {
 
 /// The stages, each in whichever version: Kafka's and Postgres's, or those in memory.
 pub struct Stages {
-    /// In the order of the executor's.
+    /// In the order of the executor's; each goes on where the log says that it was.
     pub sources: Vec<Box<dyn Source>>,
+    /// The same topics, from where their counting began.
+    pub histories: Vec<Box<dyn History>>,
     /// Where missing rows of reference tables are looked up.
     pub store: Arc<dyn ReferenceStore>,
     /// Hands over the reference tables' newer versions.
     pub reference_reader: ReferenceReader,
-    /// What counts.
+    /// The reference tables as they were read now.
+    pub references: References,
+    /// What counts, with nothing counted.
     pub executor: Executor,
+    /// What was counted before, and how.
+    pub log: Log,
+    /// The topics that are written, to be read.
+    pub topics: Arc<dyn Topics>,
     /// Where changes and dead letters go.
     pub sink: Box<dyn Sink>,
 }
@@ -82,44 +100,70 @@ pub struct AdHocTables {
 pub struct Pipeline {
     limits: Limits,
     sources: Vec<Box<dyn Source>>,
+    histories: Vec<Box<dyn History>>,
     store: Arc<dyn ReferenceStore>,
     reference_reader: ReferenceReader,
+    /// The reference tables as they were read at the start.
+    read_at_start: References,
     executor: Executor,
+    log: Log,
+    topics: Arc<dyn Topics>,
     sink: Box<dyn Sink>,
+    /// What the topics had already, while what they lack is found.
+    held: Option<Held>,
+    /// Whether the topics have the rows of the views with state.
+    written: bool,
+    /// In an audit, records that topics should have and do not.
+    lacking: Option<Vec<Record>>,
+    /// Reference tables that have changed while the log was executed, and views that rows were left out of.
+    changed_tables: BTreeSet<String>,
+    left_out: BTreeSet<String>,
     publisher: Publisher,
-    /// The reference tables in use, for readers of a topic's history.
-    references: watch::Sender<References>,
+    /// For readers of a topic's history.
+    counted: CountedMessages,
     lookups: OutageLog,
     tables: AdHocTables,
+    /// The newest that is committed.
     epoch: u64,
+    /// The newest after which failed views were tried again.
+    retried: u64,
 }
 
 impl Pipeline {
-    /// Ready to run over these stages; `references` is told which tables are in use.
-    pub async fn new(
+    /// Ready to run over these stages; `counted` is told which messages were counted.
+    pub fn new(
         stages: Stages,
         limits: Limits,
-        references: watch::Sender<References>,
+        counted: CountedMessages,
         tables: AdHocTables,
     ) -> Result<Pipeline> {
-        let Stages { sources, store, reference_reader, executor, sink } = stages;
+        let Stages { sources, histories, store, reference_reader, references: read_at_start, .. } = stages;
+        let (executor, mut log, topics, sink) = (stages.executor, stages.log, stages.topics, stages.sink);
+        log.know_topics(&executor, &sources)?;
         let publisher = Publisher::new(&executor);
-        let mut pipeline = Pipeline {
+        Ok(Pipeline {
             limits,
             sources,
+            histories,
             store,
             reference_reader,
+            read_at_start,
             executor,
+            written: log.summary().written,
+            epoch: log.summary().epoch,
+            retried: 0,
+            log,
+            topics,
             sink,
+            held: None,
+            lacking: None,
+            changed_tables: BTreeSet::new(),
+            left_out: BTreeSet::new(),
             publisher,
-            references,
+            counted,
             lookups: OutageLog::new("looking up missing rows of reference tables"),
             tables,
-            epoch: 0,
-        };
-        let started = pipeline.executor.start().await?;
-        pipeline.publish(&started.changes);
-        Ok(pipeline)
+        })
     }
 
     /// What readers see, now and after each epoch.
@@ -132,8 +176,12 @@ impl Pipeline {
         self.tables.clone()
     }
 
-    /// Runs until `shutdown`, or until the state is larger than it may be.
+    /// Runs until `shutdown`, until another engine takes over, or until the state is larger than it may be.
     pub async fn run(mut self, shutdown: Shutdown) -> Result<()> {
+        tokio::select! {
+            () = shutdown.cancelled() => return Ok(()),
+            result = self.recover() => result?,
+        }
         let (sender, polled) = mpsc::channel(BATCHES_AHEAD);
         let sources = std::mem::take(&mut self.sources);
         // A token of their own: that they end before the signal is heard would be an error.
@@ -178,43 +226,44 @@ impl Pipeline {
             (batch.unread, batch.idle) = (unread, idle);
             self.publisher.batches.stage("decode", begun);
             let looked_up = Instant::now();
-            let references = self.look_up(&batch).await?;
+            let (references, tables) = self.look_up(&batch).await?;
             self.publisher.batches.stage("look_up", looked_up);
-            self.run_epoch(Some(batch), references).await?;
+            self.run_epoch(Some(batch), references, tables, None).await?;
             self.publisher.batches.add(messages, begun.elapsed());
         }
         self.note_caught_up().await
     }
 
-    async fn run_epoch(&mut self, batch: Option<Batch>, references: References) -> Result<()> {
-        self.epoch += 1;
-        let input = EpochInput { epoch: self.epoch, batch, references };
+    /// Executes an epoch over these reference tables, of which `tables` are new, and commits it.
+    async fn run_epoch(
+        &mut self,
+        batch: Option<Batch>,
+        references: References,
+        tables: Vec<TableChange>,
+        definitions: Option<Definitions>,
+    ) -> Result<()> {
+        let kind = if batch.is_some() { Kind::Batch } else { Kind::Change };
+        let waits = batch.as_ref().map(|batch| (batch.unread.clone(), batch.idle.clone()));
+        let input = EpochInput { epoch: self.epoch + 1, batch, references };
         let begun = Instant::now();
         let output = self.executor.execute(input).await?;
         self.publisher.batches.stage("execute", begun);
-        self.references.send_if_modified(|held| {
-            let newer = held.versions() != self.executor.references().versions();
-            if newer {
-                *held = self.executor.references().clone();
-            }
-            newer
-        });
         self.check_state()?;
-        self.commit(output).await;
-        Ok(())
+        let said = Said { kind, waits: waits.unwrap_or_default(), tables, definitions, ..Said::default() };
+        self.commit(output, said).await
     }
 
-    /// While catching up the topics keep what an earlier run wrote; then they get every row once.
+    /// Once all that was there has been counted for the first time, the topics get what they lack.
     async fn note_caught_up(&mut self) -> Result<()> {
         let progress = &self.publisher.progress;
         if self.publisher.ready || !progress.iter().all(|source| source.caught_up()) {
             return Ok(());
         }
+        if !self.written {
+            self.write_what_differs().await?;
+        }
         self.publisher.ready = true;
         tracing::info!("caught up with every source at epoch {}", self.epoch);
-        self.epoch += 1;
-        let changes = self.executor.engine().all_rows()?;
-        self.write(&EpochOutput { epoch: self.epoch, changes, counted: None }).await;
         self.publish(&[]);
         Ok(())
     }
@@ -222,34 +271,39 @@ impl Pipeline {
     /// Takes a newer version of a reference table into use: an epoch without messages.
     async fn renew(&mut self, table: Arc<ReferenceTable>) -> Result<()> {
         let mut references = self.executor.references().clone();
+        let change =
+            TableChange::Read { table: table.name().into(), version: table.version, rows: table.batches() };
         if references.set(table) {
-            self.run_epoch(None, references).await?;
+            self.run_epoch(None, references, vec![change], None).await?;
         }
         Ok(())
     }
 
+    /// Tries failed views again, once after each epoch, and publishes the status.
     async fn tick(&mut self) -> Result<()> {
-        let mut changes: Vec<ViewChange> = Vec::new();
-        if !self.executor.engine().failures().is_empty() {
+        if self.epoch != self.retried && !self.executor.engine().failures().is_empty() {
             let output = self.executor.retry(self.epoch + 1).await;
-            if !output.changes.is_empty() {
-                self.epoch += 1;
-                self.write(&output).await;
-                changes = output.changes;
+            self.commit(output, Said { kind: Kind::Retry, ..Said::default() }).await?;
+            self.retried = self.epoch;
+        }
+        self.publish(&[]);
+        Ok(())
+    }
+
+    /// The reference tables with the rows that the micro-batch needs and that were not held, and these.
+    async fn look_up(&mut self, batch: &Batch) -> Result<(References, Vec<TableChange>)> {
+        let mut references = self.executor.references().clone();
+        let mut found = Vec::new();
+        for missing in self.executor.missing(batch)? {
+            let rows = self.ask(&missing, &references).await;
+            let Missing { table, key, .. } = missing;
+            if references.add(&table, &key, &rows)?
+                && let Some(version) = references.get(&table).map(|held| held.version)
+            {
+                found.push(TableChange::Found { table, version, key, rows });
             }
         }
-        self.publish(&changes);
-        Ok(())
-    }
-
-    /// The reference tables with the rows that the micro-batch needs and that were not held.
-    async fn look_up(&mut self, batch: &Batch) -> Result<References> {
-        let mut references = self.executor.references().clone();
-        for missing in self.executor.missing(batch)? {
-            let found = self.ask(&missing, &references).await;
-            references.add(&missing.table, &missing.key, &found)?;
-        }
-        Ok(references)
+        Ok((references, found))
     }
 
     /// A vote must not be rejected because Postgres gives no answer: the micro-batch waits for it.

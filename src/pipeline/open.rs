@@ -6,37 +6,67 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use datafusion::catalog::TableProvider;
-use tokio::sync::watch;
 use tokio::task::block_in_place;
 
-use super::{AdHocTables, Limits, Pipeline, Stages};
-use crate::catalog::{Catalog, TableDef as DeclaredTable};
+use super::{AdHocTables, Limits, Log, Pipeline, Stages, take_over};
+use crate::catalog::{Catalog, TableDef as DeclaredTable, TopicUse};
 use crate::clients;
 use crate::config::Config;
 use crate::engine::session::{self, PG};
 use crate::engine::{Engine, reads_other_tables};
 use crate::epoch::Executor;
-use crate::error::Result;
-use crate::history::KafkaTable;
+use crate::epoch_log::{self, Chain, Definitions};
+use crate::error::{Error, Result};
+use crate::history::{CountedMessages, KafkaTable};
 use crate::ingest::Ingest;
 use crate::queries;
 use crate::reference::{
     NoStore, Pace, PgTable, PostgresStore, ReferenceReader, ReferenceStore, TableDef, Wanted,
 };
-use crate::sink::KafkaSink;
-use crate::source::{Bounds, KafkaSource, Source};
+use crate::sink::{KafkaSink, NoSink, Sink};
+use crate::source::{Bounds, History, KafkaHistory, KafkaSource, KafkaTopics, Source, Topics};
 use crate::topics;
+
+/// What a pipeline is opened for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    Run,
+    Rebuild,
+    Audit,
+}
 
 type Restricted = Vec<(String, Arc<dyn TableProvider>)>;
 
 impl Pipeline {
-    /// Loads `queries/`, plans the views, reads the reference tables and connects to Kafka.
+    /// Loads `queries/`, plans the views, reads the reference tables and connects to Kafka. From then on no other engine
+    /// of the same `engine_id` writes. Running it goes on where the epoch log ends.
     pub async fn open(config: Config) -> Result<Pipeline> {
+        Pipeline::open_as(config, Purpose::Run).await
+    }
+
+    /// As [`Pipeline::open`], but the topics are counted from their beginning, whatever was counted before.
+    pub async fn rebuild(config: Config) -> Result<Pipeline> {
+        Pipeline::open_as(config, Purpose::Rebuild).await
+    }
+
+    /// To compare what was counted with the log and the topics ([`Pipeline::audit`]): it writes nothing, and the engine
+    /// that does goes on.
+    pub async fn open_to_audit(config: Config) -> Result<Pipeline> {
+        Pipeline::open_as(config, Purpose::Audit).await
+    }
+
+    async fn open_as(config: Config, purpose: Purpose) -> Result<Pipeline> {
         let (place, files) = queries::load(config.queries.as_deref())?;
         let planning = session::continuous().state();
         let catalog = Catalog::parse(&files, &planning).await?;
         clients::check_kafka(&config).await?;
-        let topics = topics::check(&config, &catalog.topics()).await?;
+        let log_topic = epoch_log::topic(&config.engine_id);
+        if purpose != Purpose::Audit {
+            topics::ensure_epoch_log(&config, &log_topic).await?;
+        }
+        let mut used = catalog.topics();
+        used.insert(log_topic.clone(), TopicUse::EpochLog);
+        let topics = topics::check(&config, &used).await?;
         topics.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         let config = Arc::new(config);
         let (store, defs, mut restricted) = tables(&config, &catalog).await?;
@@ -52,8 +82,33 @@ impl Pipeline {
             let notes = defs.iter().filter(|def| def.name == *table).flat_map(|def| def.notes(columns));
             notes.for_each(|note| tracing::info!("{note}"));
         }
+        let definitions = Definitions::of(&catalog, &wanted);
+        let topics_read: Arc<dyn Topics> = Arc::new(KafkaTopics(Arc::clone(&config)));
+        let (sink, log) = block_in_place(|| {
+            let id = &config.engine_id;
+            let (sink, chain): (Box<dyn Sink>, _) = match purpose {
+                Purpose::Audit => (Box::new(NoSink), Chain::after(id, None)),
+                Purpose::Run | Purpose::Rebuild => {
+                    let (mut sink, newest) = KafkaSink::open(&config, &log_topic, topics.bytes_max)?;
+                    let chain = take_over(&mut sink, id, newest.as_deref())?;
+                    (Box::new(sink), chain)
+                }
+            };
+            let rebuild = purpose == Purpose::Rebuild;
+            let log = Log::open(id, chain, &*topics_read, definitions, rebuild)?;
+            Ok::<_, Error>((sink, log))
+        })?;
+        if purpose == Purpose::Audit && log.is_changed() {
+            return Err(Error::Log(
+                "the queries are not those that were counted: audit with those, or let `tally run` take these up \
+                 first"
+                    .into(),
+            ));
+        }
         let pace = Pace::with_refresh(Duration::from_secs(config.reference_refresh_s));
-        let (reference_reader, references) = ReferenceReader::start(Arc::clone(&store), wanted, pace).await?;
+        let readings = &log.summary().readings;
+        let (reference_reader, references) =
+            ReferenceReader::start(Arc::clone(&store), wanted, pace, readings).await?;
         tracing::info!(
             "{} views over {} sources from {place}",
             engine.views().count(),
@@ -63,28 +118,36 @@ impl Pipeline {
         let plain = catalog.views.values().filter(|view| !view.materialized);
         let plain_views = plain.map(|view| (view.name.clone(), view.query.to_string())).collect();
         let (mut ingests, mut sources) = (Vec::new(), Vec::<Box<dyn Source>>::new());
-        let in_use = watch::Sender::new(references.clone());
+        let mut histories = Vec::<Box<dyn History>>::new();
+        let counted = CountedMessages::new(log.summary().counted.clone());
         for def in catalog.sources.into_values().map(Arc::new) {
-            let table = KafkaTable::new(Arc::clone(&config), Arc::clone(&def), in_use.subscribe());
+            let table = KafkaTable::new(Arc::clone(&config), Arc::clone(&def), counted.clone());
             restricted.push((def.name.clone(), Arc::new(table)));
-            let source =
-                block_in_place(|| KafkaSource::open(&config, &def.topic, Bounds::Endless, def.start))?;
+            let at = log.positions(&def.name);
+            let source = block_in_place(|| {
+                KafkaSource::open_at(&config, &def.topic, Bounds::Endless, def.start, &at)
+            })?;
             sources.push(Box::new(source));
+            histories.push(Box::new(KafkaHistory::new(Arc::clone(&config), &def.topic, &at)));
             ingests.push(Ingest::new(Arc::clone(&def), Some(engine.source_columns(&def.name)), &planning)?);
         }
         let stages = Stages {
             sources,
+            histories,
             store,
             reference_reader,
-            executor: Executor::new(engine, ingests, references),
-            sink: Box::new(KafkaSink::open(&config, topics.bytes_max)?),
+            executor: Executor::new(engine, ingests, log.first_references(&references)?),
+            references,
+            log,
+            topics: topics_read,
+            sink,
         };
         let limits = Limits {
             batch_rows: config.batch_rows,
             trigger: Duration::from_millis(config.trigger_ms),
             state_bytes_max: config.state_bytes_max,
         };
-        Pipeline::new(stages, limits, in_use, AdHocTables { restricted, plain_views }).await
+        Pipeline::new(stages, limits, counted, AdHocTables { restricted, plain_views })
     }
 }
 

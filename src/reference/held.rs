@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, BooleanArray, BooleanBufferBuilder, RecordBatch};
 use arrow::compute::filter_record_batch;
+use tokio::time::Instant;
 
-use super::{Health, ReferenceStore, ReferenceTable, StoreError, Version};
+use super::{Health, ReferenceStore, ReferenceTable, StoreError, Version, Wanted};
 use crate::decode::ForeignKeys;
 use crate::error::{Error, Result};
 use crate::row_index::RowIndex;
@@ -81,6 +82,20 @@ impl References {
         let action = || format!("looking up rows of table {table}");
         let values = distinct(values).map_err(|e| StoreError::refused(action(), e))?;
         store.lookup(&wanted.def, &wanted.columns, key, &values).await
+    }
+
+    /// Takes rows into use that were read before, as the version that they had.
+    pub fn restore(&mut self, wanted: &Arc<Wanted>, rows: Vec<RecordBatch>, version: Version) -> Result<()> {
+        let table = ReferenceTable::new(Arc::clone(wanted), rows, version.reading, Instant::now())?;
+        self.set(Arc::new(table.with_version(version)));
+        Ok(())
+    }
+
+    /// Gives a table's rows another version.
+    pub fn set_version(&mut self, table: &str, version: Version) {
+        if let Some(held) = self.tables.get_mut(table) {
+            *held = Arc::new(held.with_version(version));
+        }
     }
 
     /// Adds rows that a lookup by `key` has found, and that are not held. Whether there are any.

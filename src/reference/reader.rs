@@ -82,11 +82,12 @@ impl Drop for ReferenceReader {
 
 impl ReferenceReader {
     /// Listens for changes, then reads every table once, then starts the task. Each table is read again when a
-    /// change is announced, and now and then.
+    /// change is announced, and now and then. `readings`: numbers of earlier readings, after which these go on.
     pub async fn start(
         store: Arc<dyn ReferenceStore>,
         wanted: Vec<Wanted>,
         pace: Pace,
+        readings: &BTreeMap<String, u64>,
     ) -> Result<(ReferenceReader, References)> {
         let (sender, versions) = mpsc::channel(VERSIONS_AHEAD);
         let (health, health_reader) = watch::channel(BTreeMap::new());
@@ -99,9 +100,12 @@ impl ReferenceReader {
         // Before the first reading: a change in between is not missed.
         let changes = store.changes().await?;
         let mut task = Task { store, pace, tables: BTreeMap::new(), health, sender };
-        let mut readings: FuturesUnordered<_> =
-            wanted.into_iter().map(|wanted| read(Arc::clone(&task.store), Arc::new(wanted), None)).collect();
-        while let Some(done) = readings.next().await {
+        let first = |wanted: Wanted| {
+            let number = readings.get(&wanted.def.name).map_or(1, |before| before + 1);
+            read(Arc::clone(&task.store), Arc::new(wanted), None, number)
+        };
+        let mut first: FuturesUnordered<_> = wanted.into_iter().map(first).collect();
+        while let Some(done) = first.next().await {
             let table = Arc::new(done.result?);
             references.set(Arc::clone(&table));
             task.took(table, done.begun);
@@ -174,7 +178,8 @@ impl Task {
             for table in self.tables.values_mut().filter(due) {
                 table.is_being_read = true;
                 let newest = Arc::clone(&table.newest);
-                readings.push(read(Arc::clone(&self.store), newest.wanted(), Some(newest)).boxed());
+                let number = newest.version.reading + 1;
+                readings.push(read(Arc::clone(&self.store), newest.wanted(), Some(newest), number).boxed());
             }
             let next_due = self.tables.values().filter(|table| !table.is_being_read).map(|t| t.due).min();
             tokio::select! {
@@ -274,21 +279,19 @@ impl Failures {
     }
 }
 
-/// Reads a table once.
+/// Reads a table once; the reading has this number if it brings other rows than the newest.
 async fn read(
     store: Arc<dyn ReferenceStore>,
     wanted: Arc<Wanted>,
     newest: Option<Arc<ReferenceTable>>,
+    number: u64,
 ) -> Reading {
     let (name, begun) = (wanted.def.name.clone(), Instant::now());
     let result = async {
         let batches = store.load(&wanted.def, &wanted.columns).await?;
         let index = move || match newest {
             Some(newest) if newest.has_rows(&batches) => Ok(newest.read_again(begun)),
-            newest => {
-                let reading = newest.map_or(0, |newest| newest.version.reading) + 1;
-                ReferenceTable::new(wanted, batches, reading, begun)
-            }
+            _ => ReferenceTable::new(wanted, batches, number, begun),
         };
         // Indexing millions of rows would hold up whatever else this thread has to do.
         let indexed = tokio::task::spawn_blocking(index).await;

@@ -369,7 +369,9 @@ async fn a_char_key_with_blanks_does_not_double_the_row_it_finds() {
     };
     let pace = Pace::with_refresh(std::time::Duration::from_secs(300));
     let (_reader, mut references) =
-        ReferenceReader::start(Arc::new(store.clone()), vec![wanted], pace).await.unwrap();
+        ReferenceReader::start(Arc::new(store.clone()), vec![wanted], pace, &Default::default())
+            .await
+            .unwrap();
     let blanks = values("c", StringArray::from(vec!["ab  "]));
     let found = references.look_up(&store, "t", &names(&["c"]), &blanks).await.unwrap();
     assert_eq!(rows(&found), 1, "Postgres calls them equal");

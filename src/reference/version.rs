@@ -101,12 +101,13 @@ impl ReferenceTable {
 
     /// The same rows, read again.
     pub(super) fn read_again(&self, read_at: Instant) -> ReferenceTable {
-        ReferenceTable {
-            version: self.version,
-            read_at,
-            wanted: Arc::clone(&self.wanted),
-            parts: self.parts.clone(),
-        }
+        ReferenceTable { read_at, ..self.with_version(self.version) }
+    }
+
+    /// The same rows as another version.
+    pub(super) fn with_version(&self, version: Version) -> ReferenceTable {
+        let read_at = self.read_at;
+        ReferenceTable { version, read_at, wanted: Arc::clone(&self.wanted), parts: self.parts.clone() }
     }
 
     /// Its name.
@@ -180,7 +181,7 @@ impl ReferenceTable {
     }
 
     /// Whether it has the same rows as read, and nothing was looked up since.
-    pub(super) fn has_rows(&self, batches: &[RecordBatch]) -> bool {
+    pub fn has_rows(&self, batches: &[RecordBatch]) -> bool {
         matches!(self.parts.as_slice(), [part] if part.batches == batches)
     }
 

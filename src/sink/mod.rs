@@ -1,37 +1,64 @@
-//! Records out: each view's changelog, and the messages that broke a rule. To Kafka, or to memory, where a test
-//! says what goes wrong.
+//! Records out: what came of an epoch, in one transaction. To Kafka, or to memory, where a test says what goes wrong.
 //!
 //! A sink never fails once it is open. While nothing can be sent it keeps what it was given, in order, says so,
 //! and goes on by itself; what the other side will never take is *refused*: told, counted, and left out.
 
+mod deliveries;
 mod json;
 mod kafka;
 mod memory;
 mod producer;
+mod queued;
 mod records;
+mod refusals;
 #[cfg(test)]
 mod tests;
 
 use std::borrow::Cow;
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use json::{keys, rows};
 pub use kafka::KafkaSink;
-pub use memory::{MemorySink, MemoryTopics};
+pub use memory::{MemorySink, MemoryTopics, Step};
 pub use producer::{CheckedProducer, wait_until_sent};
-pub use records::{changelog, cut, dead_letter};
+pub use records::{changelog, cut, dead_letter, op_headers};
 
 use crate::outage::Outage;
 
-/// Takes records. Used by one thread.
-pub trait Sink: Send {
-    /// Queues a record. Records of one key are stored in the order in which they were queued.
-    fn send(&mut self, record: Record);
+/// The partition of the epoch log that is written.
+pub const LOG_PARTITION: i32 = 0;
+/// Key of its records that stand for an epoch each.
+pub const ENTRY_KEY: &[u8] = b"entry";
 
-    /// Waits until every queued record is stored or refused, at most `wait` long.
+/// Takes epochs. Used by one thread.
+pub trait Sink: Send {
+    /// Begins to write an epoch. The one before must be committed.
+    fn begin(&mut self, transaction: Transaction);
+
+    /// Goes on with it until it is committed, at most `wait` long.
     fn poll(&mut self, wait: Duration) -> Progress;
+}
+
+/// Takes nothing: for who only reads.
+pub struct NoSink;
+
+impl Sink for NoSink {
+    fn begin(&mut self, _transaction: Transaction) {}
+
+    fn poll(&mut self, _wait: Duration) -> Progress {
+        Progress { fenced: true, ..Progress::default() }
+    }
+}
+
+/// What is committed together: readers of committed records see all of it or nothing.
+#[derive(Clone, Debug, Default)]
+pub struct Transaction {
+    /// In the order in which those of one key are stored. The last one, if any is, is that of the epoch log, by which
+    /// the sink finds out what became of a transaction that it got no answer about.
+    pub records: Vec<Record>,
+    /// Next offsets of what the epoch has read: topic, partition, offset. For tools that look at consumer groups.
+    pub offsets: Vec<(String, i32, i64)>,
 }
 
 /// A record to be written.
@@ -39,6 +66,8 @@ pub trait Sink: Send {
 pub struct Record {
     /// The topic.
     pub topic: Arc<str>,
+    /// The partition; none: that of the key.
+    pub partition: Option<i32>,
     /// The key. A compacted topic needs one.
     pub key: Option<Vec<u8>>,
     /// The value; none is a tombstone.
@@ -78,12 +107,14 @@ impl Header {
 /// How far a sink is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
-    /// Records that are queued and neither stored nor refused.
-    pub pending: usize,
+    /// Whether nothing is left to do.
+    pub committed: bool,
     /// Records that were refused since the last poll.
     pub refused: Vec<Refused>,
     /// Why nothing can be sent, while that is so.
     pub outage: Option<Outage>,
+    /// Whether another engine of the same id has taken over: nothing is ever committed any more.
+    pub fenced: bool,
 }
 
 /// Records of a topic that will never be taken, and are left out.

@@ -11,7 +11,7 @@ use crate::source::RawBatch;
 /// A header that says how many bytes the value of a cut dead letter had.
 const CUT: &str = "cut_from_bytes";
 /// Names of our own headers; an original header of such a name is kept under `original.NAME`.
-const OWN: [&str; 7] = ["rule", "reason", "topic", "partition", "offset", "timestamp", CUT];
+const OWN: [&str; 8] = ["rule", "reason", "topic", "partition", "offset", "timestamp", "epoch", CUT];
 /// Longest reason that is written whole.
 const REASON_CHARS_MAX: usize = 1000;
 /// Longest header that is written whole once something must be cut.
@@ -26,10 +26,8 @@ pub fn changelog(change: &ViewChange, epoch: u64) -> Result<Vec<Record>> {
     let topic: Arc<str> = topic.into();
     let keys = json::keys(&change.changelog.rows, &change.info.key)?;
     let values = json::rows(&change.changelog.rows)?;
-    let epoch = epoch.to_string();
     // All rows of an operation share their headers.
-    let headers = [Op::Insert, Op::Update, Op::Delete]
-        .map(|op| (op, Arc::from([Header::new("op", op.as_str()), Header::new("epoch", epoch.as_str())])));
+    let headers = [Op::Insert, Op::Update, Op::Delete].map(|op| (op, op_headers(op, epoch)));
     let of = |op: &Op| -> Arc<[Header]> {
         let found = headers.iter().find(|(known, _)| known == op);
         found.map_or_else(|| Arc::from([]), |(_, headers)| Arc::clone(headers))
@@ -37,6 +35,7 @@ pub fn changelog(change: &ViewChange, epoch: u64) -> Result<Vec<Record>> {
     let rows = change.changelog.ops.iter().zip(keys).zip(values);
     let record = |((op, key), value): ((&Op, Option<Vec<u8>>), Vec<u8>)| Record {
         topic: Arc::clone(&topic),
+        partition: None,
         value: (*op != Op::Delete || key.is_none()).then_some(value),
         key,
         headers: of(op),
@@ -45,9 +44,14 @@ pub fn changelog(change: &ViewChange, epoch: u64) -> Result<Vec<Record>> {
     Ok(rows.map(record).collect())
 }
 
+/// The headers of a changed row.
+pub fn op_headers(op: Op, epoch: u64) -> Arc<[Header]> {
+    [Header::new("op", op.as_str()), Header::new("epoch", epoch.to_string())].into()
+}
+
 /// A message of topic `from` that broke a rule, for the dead-letter topic `to`: as it was received, with its own
 /// headers, and before them ours, which say why and where it stood.
-pub fn dead_letter(to: &Arc<str>, from: &str, batch: &RawBatch, reject: &Reject) -> Record {
+pub fn dead_letter(to: &Arc<str>, from: &str, batch: &RawBatch, reject: &Reject, epoch: u64) -> Record {
     let message = batch.get(reject.message);
     let mut headers = vec![
         Header::new("rule", reject.rule.as_str()),
@@ -56,6 +60,7 @@ pub fn dead_letter(to: &Arc<str>, from: &str, batch: &RawBatch, reject: &Reject)
         Header::new("partition", message.partition.to_string()),
         Header::new("offset", message.offset.to_string()),
         Header { name: "timestamp".into(), value: message.timestamp_ms.map(|ms| ms.to_string().into()) },
+        Header::new("epoch", epoch.to_string()),
     ];
     for (name, value) in batch.headers(reject.message) {
         let name = if OWN.contains(&name) { format!("original.{name}") } else { name.into() };
@@ -63,6 +68,7 @@ pub fn dead_letter(to: &Arc<str>, from: &str, batch: &RawBatch, reject: &Reject)
     }
     Record {
         topic: Arc::clone(to),
+        partition: None,
         key: message.key.map(Into::into),
         value: message.payload.map(Into::into),
         headers: headers.into(),
@@ -140,7 +146,7 @@ mod tests {
             batch.push_header(name, Some(value.as_bytes()));
         }
         let reject = Reject::of_rule(0, "json", "no JSON".into());
-        dead_letter(&"rejected".into(), "votes", &batch, &reject)
+        dead_letter(&"rejected".into(), "votes", &batch, &reject, 5)
     }
 
     fn header<'a>(record: &'a Record, name: &str) -> Option<&'a str> {
@@ -200,6 +206,7 @@ mod tests {
             ("partition", "3"),
             ("offset", "41"),
             ("timestamp", "7"),
+            ("epoch", "5"),
             ("trace", "abc"),
             ("original.offset", "theirs"),
         ] {

@@ -1,4 +1,5 @@
-//! The Kafka sink on librdkafka's mock cluster, which can be told to fail.
+//! The Kafka sink on librdkafka's mock cluster, which can be told to fail. It shows what was aborted too, and
+//! fences nobody: what depends on that is proved on a real Kafka.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -48,6 +49,7 @@ impl Cluster {
 fn record(topic: &str, value: impl Into<Vec<u8>>) -> Record {
     Record {
         topic: topic.into(),
+        partition: None,
         key: Some(b"k".to_vec()),
         value: Some(value.into()),
         headers: [Header::new("op", "insert")].into(),
@@ -55,28 +57,46 @@ fn record(topic: &str, value: impl Into<Vec<u8>>) -> Record {
     }
 }
 
-/// Polls until nothing is pending; what was refused meanwhile.
+const LOG: &str = "log";
+
+/// Records, and the one of the epoch log that says so.
+fn transaction(records: impl IntoIterator<Item = Record>, entry: &str) -> Transaction {
+    let entry = Record { partition: Some(LOG_PARTITION), key: Some(ENTRY_KEY.into()), ..record(LOG, entry) };
+    let records = records.into_iter().chain([entry]).collect();
+    Transaction { records, offsets: vec![("votes".into(), 0, 7)] }
+}
+
+fn open(kafka: &Cluster) -> KafkaSink {
+    KafkaSink::open(&kafka.config, LOG, BTreeMap::new()).unwrap().0
+}
+
+/// Polls until the transaction is committed; what was refused meanwhile.
 fn settle(sink: &mut KafkaSink) -> Vec<Refused> {
     let deadline = Instant::now() + PATIENCE;
     let mut refused = Vec::new();
     loop {
         let progress = sink.poll(Duration::from_millis(100));
         refused.extend(progress.refused);
-        if progress.pending == 0 {
+        if progress.committed {
             return refused;
         }
-        assert!(Instant::now() < deadline, "{} are pending: {:?}", progress.pending, progress.outage);
+        assert!(!progress.fenced, "nobody has taken over");
+        assert!(Instant::now() < deadline, "not committed: {:?}", progress.outage);
     }
+}
+
+fn write(sink: &mut KafkaSink, records: impl IntoIterator<Item = Record>, entry: &str) -> Vec<Refused> {
+    sink.begin(transaction(records, entry));
+    settle(sink)
 }
 
 #[test]
 fn what_an_outage_held_back_is_written_in_order() {
-    let kafka = Cluster::new(&["t"]);
-    let mut sink = KafkaSink::open(&kafka.config, BTreeMap::new()).unwrap();
-    sink.send(record("t", "0"));
-    assert_eq!(settle(&mut sink), []);
+    let kafka = Cluster::new(&["t", "votes", LOG]);
+    let mut sink = open(&kafka);
+    assert_eq!(write(&mut sink, [record("t", "0")], "1"), []);
     kafka.cluster.broker_down(1).unwrap();
-    (1..100).for_each(|i| sink.send(record("t", i.to_string())));
+    sink.begin(transaction((1..100).map(|i| record("t", i.to_string())), "2"));
     let deadline = Instant::now() + PATIENCE;
     while sink.poll(Duration::from_millis(100)).outage.is_none() {
         assert!(Instant::now() < deadline, "an outage is told");
@@ -84,41 +104,62 @@ fn what_an_outage_held_back_is_written_in_order() {
     kafka.cluster.broker_up(1).unwrap();
     assert_eq!(settle(&mut sink), []);
     assert_eq!(sink.poll(Duration::ZERO).outage, None);
+    let values = kafka.read("t");
     let expected: Vec<_> = (0..100).map(|i| i.to_string()).collect();
-    assert_eq!(kafka.read("t"), expected);
+    assert_eq!(values[values.len() - 99..], expected[1..], "{values:?}");
 }
 
+/// Whatever a call of a transaction answers: each is told to fail, and all is written all the same.
 #[test]
-fn a_client_that_can_not_go_on_is_replaced_and_the_last_value_stays_the_last() {
-    let kafka = Cluster::new(&["t"]);
-    let mut sink = KafkaSink::open(&kafka.config, BTreeMap::new()).unwrap();
-    sink.send(record("t", "0"));
-    settle(&mut sink);
-    // An idempotent producer takes this for fatal.
-    let errors = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_PRODUCER_EPOCH; 1];
-    kafka.cluster.request_errors(RDKafkaApiKey::Produce, &errors);
-    (1..50).for_each(|i| sink.send(record("t", i.to_string())));
-    assert_eq!(settle(&mut sink), []);
-    let values = kafka.read("t");
-    assert_eq!(values.last().map(String::as_str), Some("49"), "{values:?}");
-    let distinct: std::collections::BTreeSet<_> = values.iter().collect();
-    assert_eq!(distinct.len(), 50, "{values:?}");
+fn a_transaction_that_fails_is_written_whole_later() {
+    use RDKafkaApiKey as Api;
+    use RDKafkaRespErr as Code;
+    let faults = [
+        // They pass.
+        (Api::Produce, Code::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION),
+        (Api::AddPartitionsToTxn, Code::RD_KAFKA_RESP_ERR_CONCURRENT_TRANSACTIONS),
+        (Api::AddOffsetsToTxn, Code::RD_KAFKA_RESP_ERR_COORDINATOR_LOAD_IN_PROGRESS),
+        (Api::EndTxn, Code::RD_KAFKA_RESP_ERR_COORDINATOR_NOT_AVAILABLE),
+        // The transaction must be aborted.
+        (Api::AddPartitionsToTxn, Code::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED),
+        (Api::TxnOffsetCommit, Code::RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED),
+        (Api::EndTxn, Code::RD_KAFKA_RESP_ERR_INVALID_PRODUCER_ID_MAPPING),
+        // The client can't go on.
+        (Api::Produce, Code::RD_KAFKA_RESP_ERR_INVALID_PRODUCER_EPOCH),
+        (Api::AddOffsetsToTxn, Code::RD_KAFKA_RESP_ERR_PRODUCER_FENCED),
+        (Api::EndTxn, Code::RD_KAFKA_RESP_ERR_PRODUCER_FENCED),
+        (Api::EndTxn, Code::RD_KAFKA_RESP_ERR_TRANSACTIONAL_ID_AUTHORIZATION_FAILED),
+    ];
+    let kafka = Cluster::new(&["t", "votes", LOG]);
+    let mut sink = open(&kafka);
+    write(&mut sink, [record("t", "first")], "0");
+    for (i, (api, code)) in faults.into_iter().enumerate() {
+        let values = ["a", "b", "c"].map(|value| format!("{i}{value}"));
+        let before = kafka.read("t").len();
+        kafka.cluster.request_errors(api, &[code]);
+        let entry = (i + 1).to_string();
+        let refused = write(&mut sink, values.iter().map(|value| record("t", value.as_str())), &entry);
+        assert_eq!(refused, [], "{api:?} {code:?}");
+        let written = kafka.read("t").split_off(before);
+        assert!(written.ends_with(&values), "{api:?} {code:?}: {written:?}");
+        assert_eq!(kafka.read(LOG).last(), Some(&entry), "{api:?} {code:?}");
+    }
 }
 
 #[test]
 fn what_a_topic_does_not_take_is_refused_and_the_rest_is_written() {
-    let kafka = Cluster::new(&["t", "small"]);
+    let kafka = Cluster::new(&["t", "small", "votes", LOG]);
     let bytes_max = BTreeMap::from([("t".to_string(), 1_000_000), ("small".to_string(), 10_000)]);
-    let mut sink = KafkaSink::open(&kafka.config, bytes_max).unwrap();
-    sink.send(record("t", "before"));
-    sink.send(record("t", vec![b'x'; 2_000_000]));
-    sink.send(record("no_such_topic", "v"));
-    sink.send(Record { may_be_cut: true, ..record("small", vec![b'['; 50_000]) });
-    sink.send(record("t", "after"));
-    let refused = settle(&mut sink);
+    let (mut sink, _) = KafkaSink::open(&kafka.config, LOG, bytes_max).unwrap();
+    let records = [
+        record("t", "before"),
+        record("t", vec![b'x'; 2_000_000]),
+        Record { may_be_cut: true, ..record("small", vec![b'['; 50_000]) },
+        record("t", "after"),
+    ];
+    let refused = write(&mut sink, records, "1");
     let told: Vec<_> = refused.iter().map(|r| (&*r.topic, r.records)).collect();
-    assert!(told.contains(&("t", 1)), "{refused:?}");
-    // The mock broker creates unknown topics; a real one is in tests/it.
+    assert_eq!(told, [("t", 1)], "{refused:?}");
     assert_eq!(kafka.read("t"), ["before", "after"]);
     let [cut] = kafka.read("small").try_into().unwrap();
     assert!(cut.len() > 8_000 && cut.len() < 10_000, "{}", cut.len());

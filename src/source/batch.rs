@@ -105,6 +105,59 @@ impl RawBatch {
         self.messages.iter().map(|message| self.part(&message.payload)).collect()
     }
 
+    /// Of each partition that is in the batch, its first offset and the one after its last.
+    pub fn ranges(&self) -> BTreeMap<i32, (i64, i64)> {
+        let mut ranges = BTreeMap::new();
+        for Message { partition, offset, .. } in &self.messages {
+            ranges.entry(*partition).or_insert((*offset, 0)).1 = offset + 1;
+        }
+        ranges
+    }
+
+    /// The messages of one partition after those of another: an order that does not depend on how they came.
+    pub fn by_partition(&mut self) {
+        if self.messages.is_sorted_by_key(|message| message.partition) {
+            return;
+        }
+        let mut order: Vec<u32> = (0..self.messages.len() as u32).collect();
+        order.sort_by_key(|i| self.messages[*i as usize].partition);
+        let messages = order.iter().map(|i| self.messages[*i as usize].clone()).collect();
+        self.messages = messages;
+        if self.headers.is_empty() {
+            return;
+        }
+        let mut place = vec![0; order.len()];
+        (0..).zip(&order).for_each(|(now, before)| place[*before as usize] = now);
+        self.headers.iter_mut().for_each(|header| header.message = place[header.message as usize]);
+        self.headers.sort_by_key(|header| header.message);
+    }
+
+    /// Takes out the messages for which `keep` is false.
+    pub fn retain(&mut self, keep: impl Fn(Origin) -> bool) {
+        let kept: Vec<bool> = (0..self.len() as u32).map(|i| keep(self.origin(i))).collect();
+        if kept.iter().all(|kept| *kept) {
+            return;
+        }
+        let mut places = Vec::with_capacity(kept.len());
+        let mut next = 0;
+        for kept in &kept {
+            places.push(kept.then_some(next));
+            next += u32::from(*kept);
+        }
+        let mut position = 0;
+        self.messages.retain(|_| {
+            position += 1;
+            kept[position - 1]
+        });
+        self.headers.retain_mut(|header| match places[header.message as usize] {
+            Some(place) => {
+                header.message = place;
+                true
+            }
+            None => false,
+        });
+    }
+
     /// Takes all messages out and keeps the room that they had.
     pub fn clear(&mut self) {
         self.bytes.clear();
@@ -148,6 +201,27 @@ impl RawBatch {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn partitions_are_put_one_after_another_with_their_headers() {
+        let mut batch = RawBatch::default();
+        for (partition, offset) in [(1, 4), (0, 7), (1, 6), (0, 8)] {
+            batch.push(MessageRef { partition, offset, ..MessageRef::default() });
+            batch.push_header("offset", Some(offset.to_string().as_bytes()));
+        }
+        batch.by_partition();
+        let places: Vec<_> = (0..4).map(|i| (batch.get(i).partition, batch.get(i).offset)).collect();
+        assert_eq!(places, [(0, 7), (0, 8), (1, 4), (1, 6)]);
+        for i in 0..4 {
+            let offset = batch.get(i).offset.to_string();
+            assert_eq!(batch.headers(i).collect::<Vec<_>>(), [("offset", Some(offset.as_bytes()))]);
+        }
+        assert_eq!(batch.ranges(), BTreeMap::from([(0, (7, 9)), (1, (4, 7))]));
+        batch.retain(|origin| origin.offset % 2 == 0);
+        let places: Vec<_> = (0..batch.len() as u32).map(|i| batch.get(i).offset).collect();
+        assert_eq!(places, [8, 4, 6]);
+        assert_eq!(batch.headers(2).collect::<Vec<_>>(), [("offset", Some(&b"6"[..]))]);
+    }
 
     #[test]
     fn each_message_keeps_its_own_headers() {

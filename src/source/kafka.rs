@@ -15,7 +15,10 @@ use rdkafka::{Message, Offset, TopicPartitionList};
 
 use super::client::{KafkaConsumer, Told, consumer};
 use super::watch::{Offsets, Seen, Watcher, low_and_end};
-use super::{Bounds, MessageRef, PartitionState, Polled, RawBatch, Source, SourceState, Start};
+use super::{
+    Bounds, MessageRef, PartitionState, Polled, Position, Positions, RawBatch, Source, SourceState, Start,
+    Topics,
+};
 use crate::clients::CONNECT_TIMEOUT;
 use crate::config::Config;
 use crate::describe::{Description, Question, describe, only_broker};
@@ -83,10 +86,24 @@ impl KafkaSource {
     /// passes in some seconds is waited for. A topic that has lost its beginning is refused, unless `start` says
     /// otherwise.
     pub fn open(config: &Config, topic: &str, bounds: Bounds, start: Start) -> Result<KafkaSource> {
+        KafkaSource::open_at(config, topic, bounds, start, &Positions::new())
+    }
+
+    /// As [`KafkaSource::open`], but of partitions that have been counted from where that was. Is refused if the topic
+    /// no longer has what was counted.
+    pub fn open_at(
+        config: &Config,
+        topic: &str,
+        bounds: Bounds,
+        start: Start,
+        positions: &Positions,
+    ) -> Result<KafkaSource> {
         let told = Told::default();
         let consumer = Arc::new(consumer(config, topic, told.clone())?);
         let (description, offsets) = first_look(&consumer, topic)?;
-        if let Some(reason) = lost_beginning(topic, &offsets).filter(|_| start == Start::Earliest) {
+        let lost = lost_count(topic, &offsets, positions)
+            .or_else(|| lost_beginning(topic, &offsets, positions).filter(|_| start == Start::Earliest));
+        if let Some(reason) = lost {
             return Err(Error::kafka(format!("reading topic {topic}"), reason));
         }
         let mut source = KafkaSource {
@@ -107,7 +124,10 @@ impl KafkaSource {
             quiet: true,
         };
         for (partition, (low, end)) in offsets {
-            source.add(partition, low, end);
+            match positions.get(&partition) {
+                Some(position) => source.resume(partition, *position, end),
+                None => source.add(partition, low, end),
+            }
         }
         source.assign().map_err(|e| Error::kafka(format!("reading topic {topic}"), e))?;
         Ok(source)
@@ -122,6 +142,12 @@ impl KafkaSource {
         }
         let state = PartitionState { first: low, lost: low, next: low, end: first_end, high: first_end };
         let reading = Reading { state, first_end, at_end: first_end <= low, behind: 0 };
+        self.partitions.insert(partition, reading);
+    }
+
+    fn resume(&mut self, partition: i32, Position { first, next }: Position, first_end: i64) {
+        let state = PartitionState { first, lost: first, next, end: first_end, high: first_end };
+        let reading = Reading { state, first_end, at_end: first_end <= next, behind: 0 };
         self.partitions.insert(partition, reading);
     }
 
@@ -287,16 +313,7 @@ impl KafkaSource {
         if reading.state.end <= offset {
             reading.set_end(offset + 1);
         }
-        batch.push(MessageRef {
-            partition: message.partition(),
-            offset,
-            timestamp_ms: message.timestamp().to_millis(),
-            key: message.key(),
-            payload: message.payload(),
-        });
-        for header in message.headers().iter().flat_map(|headers| headers.iter()) {
-            batch.push_header(header.key, header.value);
-        }
+        push(message, batch);
     }
 
     fn take_error(&mut self, error: &KafkaError) {
@@ -346,7 +363,35 @@ impl KafkaSource {
     }
 }
 
+/// Adds a message with its headers.
+pub(super) fn push(message: &BorrowedMessage, batch: &mut RawBatch) {
+    batch.push(MessageRef {
+        partition: message.partition(),
+        offset: message.offset(),
+        timestamp_ms: message.timestamp().to_millis(),
+        key: message.key(),
+        payload: message.payload(),
+    });
+    for header in message.headers().iter().flat_map(|headers| headers.iter()) {
+        batch.push_header(header.key, header.value);
+    }
+}
+
+/// Topics of a Kafka, read up to now.
+pub struct KafkaTopics(pub Arc<Config>);
+
+impl Topics for KafkaTopics {
+    fn read(&self, topic: &str) -> Result<Box<dyn Source>> {
+        let source = KafkaSource::open(&self.0, topic, Bounds::UntilNow, Start::EarliestAvailable)?;
+        Ok(Box::new(source))
+    }
+}
+
 impl Source for KafkaSource {
+    fn topic_id(&self) -> u128 {
+        self.id
+    }
+
     fn poll(&mut self, rows_max: usize, wait: Duration) -> Polled {
         self.take_news();
         let mut batch = RawBatch::default();
@@ -422,11 +467,29 @@ fn look(consumer: &KafkaConsumer, topic: &str) -> Result<(Description, Offsets),
 }
 
 /// What to say of a topic that no longer has its first messages.
-fn lost_beginning(topic: &str, offsets: &Offsets) -> Option<String> {
-    let (partition, (low, _)) = offsets.iter().find(|(_, (low, _))| *low > 0)?;
+fn lost_beginning(topic: &str, offsets: &Offsets, positions: &Positions) -> Option<String> {
+    let is_new = |partition: &i32| !positions.contains_key(partition);
+    let (partition, (low, _)) = offsets.iter().find(|(partition, (low, _))| *low > 0 && is_new(partition))?;
     Some(format!(
         "{topic}/{partition} begins at offset {low}: its first messages are gone (retention, or deleted), and a count \
          of the rest would be of less than was written. Restore the topic; or let the source say OPTIONS ('start' \
          'earliest_available') to count what is left, marked as such. `tally topics` creates topics that keep all"
     ))
+}
+
+/// What to say of a topic that no longer has what was counted.
+fn lost_count(topic: &str, offsets: &Offsets, positions: &Positions) -> Option<String> {
+    let anew = "Restore the topic, or count what it has with `tally run --rebuild`";
+    positions.iter().find_map(|(partition, Position { first, next })| match offsets.get(partition) {
+        None => Some(format!("{topic} has no partition {partition} any more, which was counted. {anew}")),
+        Some((_, end)) if end < next => Some(format!(
+            "{topic}/{partition} ends at offset {end}, and was counted up to {next}: the topic was created again, or \
+             has lost messages. {anew}"
+        )),
+        Some((low, _)) if low > first => Some(format!(
+            "{topic}/{partition} begins at offset {low}, and was counted from {first}: what a start has to count once \
+             more is gone. {anew}; if the rest is to count, the source must say OPTIONS ('start' 'earliest_available')"
+        )),
+        Some(_) => None,
+    })
 }

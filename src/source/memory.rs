@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use super::{Bounds, MessageRef, PartitionState, Polled, Source, SourceState};
+use super::{
+    Bounds, History, MessageRef, PartitionState, Polled, Position, Positions, RawBatch, Source, SourceState,
+};
+use crate::error::{Error, Result};
 use crate::outage::OutageLog;
 
 /// A message to be written to a topic in memory.
@@ -39,6 +42,8 @@ struct Contents {
     fault: Option<(String, bool)>,
     delay: Duration,
     ended: bool,
+    /// How often the topic was created anew.
+    generation: u128,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -108,6 +113,25 @@ impl MemoryTopic {
         });
     }
 
+    /// Gives a message another value, which no topic of Kafka does.
+    pub fn tamper(&self, partition: i32, offset: i64, payload: &str) {
+        self.change(|contents| {
+            let partition = contents.partitions.get_mut(partition as usize);
+            if let Some((_, message)) = partition.and_then(|p| p.messages.get_mut(offset as usize)) {
+                message.payload = Some(payload.into());
+            }
+        });
+    }
+
+    /// Deletes the topic and creates it again, with as many partitions and no message.
+    pub fn recreate(&self) {
+        self.change(|contents| {
+            let partitions = vec![Partition::default(); contents.partitions.len()];
+            let generation = contents.generation + 1;
+            *contents = Contents { partitions, generation, ..Contents::default() };
+        });
+    }
+
     /// What is written to the partition from now on belongs to a transaction that is open until
     /// [`MemoryTopic::commit`]: nobody sees it, nor what is written behind it.
     pub fn begin(&self, partition: i32) {
@@ -154,15 +178,19 @@ impl MemoryTopic {
 
     /// A source that reads the topic from what it keeps of its beginning.
     pub fn source(&self, bounds: Bounds) -> MemorySource {
+        self.source_at(bounds, &Positions::new())
+    }
+
+    /// As [`MemoryTopic::source`], but of partitions that have been counted from where that was.
+    pub fn source_at(&self, bounds: Bounds, positions: &Positions) -> MemorySource {
         let contents = self.lock();
-        let state = |partition: &Partition| PartitionState {
-            first: partition.first,
-            lost: partition.first,
-            next: partition.first,
-            end: partition.end(),
-            high: partition.high(),
+        let state = |(number, partition): (i32, &Partition)| {
+            let beginning = Position { first: partition.first, next: partition.first };
+            let Position { first, next } = positions.get(&number).copied().unwrap_or(beginning);
+            let (end, high) = (partition.end(), partition.high());
+            (number, PartitionState { first, lost: first, next, end, high })
         };
-        let partitions: BTreeMap<_, _> = (0..).zip(contents.partitions.iter().map(state)).collect();
+        let partitions: BTreeMap<_, _> = (0..).zip(&contents.partitions).map(state).collect();
         MemorySource {
             ends_at_start: partitions.iter().map(|(partition, state)| (*partition, state.end)).collect(),
             bounds,
@@ -170,6 +198,12 @@ impl MemoryTopic {
             outage: OutageLog::new(format!("reading topic {}", self.name)),
             topic: self.clone(),
         }
+    }
+
+    /// The same messages, read again.
+    pub fn history(&self, positions: &Positions) -> MemoryHistory {
+        let next = positions.iter().map(|(partition, position)| (*partition, position.first)).collect();
+        MemoryHistory { topic: self.clone(), next }
     }
 
     fn lock(&self) -> MutexGuard<'_, Contents> {
@@ -183,6 +217,47 @@ impl MemoryTopic {
     }
 }
 
+/// Reads a [`MemoryTopic`] again.
+pub struct MemoryHistory {
+    topic: MemoryTopic,
+    next: BTreeMap<i32, i64>,
+}
+
+impl History for MemoryHistory {
+    fn read(&mut self, partition: i32, to: i64, rows_max: usize, batch: &mut RawBatch) -> Result<bool> {
+        let contents = self.topic.lock();
+        let missing =
+            || Error::kafka("reading again", format!("partition {partition} has no offset {}", to - 1));
+        let Partition { messages, first, .. } =
+            contents.partitions.get(partition.max(0) as usize).ok_or_else(missing)?;
+        let next = self.next.entry(partition).or_default();
+        if *next < *first || to > messages.len() as i64 {
+            return Err(missing());
+        }
+        for _ in 0..rows_max {
+            if *next >= to {
+                break;
+            }
+            push(&messages[*next as usize].1, *next, batch);
+            *next += 1;
+        }
+        Ok(*next >= to)
+    }
+}
+
+fn push(message: &MemoryMessage, offset: i64, batch: &mut RawBatch) {
+    batch.push(MessageRef {
+        partition: message.partition,
+        offset,
+        timestamp_ms: message.timestamp_ms,
+        key: message.key.as_deref(),
+        payload: message.payload.as_deref(),
+    });
+    for (name, value) in &message.headers {
+        batch.push_header(name, value.as_deref());
+    }
+}
+
 /// Reads a [`MemoryTopic`], all partitions in the order in which their messages were pushed.
 pub struct MemorySource {
     topic: MemoryTopic,
@@ -193,6 +268,10 @@ pub struct MemorySource {
 }
 
 impl Source for MemorySource {
+    fn topic_id(&self) -> u128 {
+        self.topic.lock().generation + 1
+    }
+
     fn poll(&mut self, rows_max: usize, wait: Duration) -> Polled {
         let topic = self.topic.clone();
         let mut contents = topic.lock();
@@ -245,16 +324,7 @@ impl MemorySource {
                 (state.next < end).then(|| (&messages[state.next as usize], state))
             });
             let Some(((_, message), state)) = readable.min_by_key(|((pushed, _), _)| *pushed) else { break };
-            polled.batch.push(MessageRef {
-                partition: message.partition,
-                offset: state.next,
-                timestamp_ms: message.timestamp_ms,
-                key: message.key.as_deref(),
-                payload: message.payload.as_deref(),
-            });
-            for (name, value) in &message.headers {
-                polled.batch.push_header(name, value.as_deref());
-            }
+            push(message, state.next, &mut polled.batch);
             state.next += 1;
         }
         let is_read = |(number, end): (&i32, &i64)| self.state.partitions[number].next >= *end;

@@ -6,8 +6,10 @@
 
 mod batch;
 mod client;
+mod history;
 mod kafka;
 mod memory;
+mod newest;
 #[cfg(test)]
 mod tests;
 mod watch;
@@ -16,8 +18,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 pub use batch::{MessageRef, Origin, RawBatch};
-pub use kafka::KafkaSource;
-pub use memory::{MemoryMessage, MemorySource, MemoryTopic};
+pub use history::{History, KafkaHistory};
+pub use kafka::{KafkaSource, KafkaTopics};
+pub use memory::{MemoryHistory, MemoryMessage, MemorySource, MemoryTopic};
+pub use newest::newest_message;
 
 pub use crate::outage::Outage;
 
@@ -26,7 +30,30 @@ pub trait Source: Send {
     /// Waits for messages, at most `wait` long and at most `rows_max` of them. What comes after some quiet
     /// is given at once, so that a quiet topic is not slowed by the wait.
     fn poll(&mut self, rows_max: usize, wait: Duration) -> Polled;
+
+    /// Tells the topic from another one of its name; 0 if nothing does.
+    fn topic_id(&self) -> u128 {
+        0
+    }
 }
+
+/// Topics that can be read up to now.
+pub trait Topics: Send + Sync {
+    /// A bounded source of what the topic still has.
+    fn read(&self, topic: &str) -> crate::error::Result<Box<dyn Source>>;
+}
+
+/// Where the counting of a partition is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Position {
+    /// The first offset that was counted.
+    pub first: i64,
+    /// The next to be counted.
+    pub next: i64,
+}
+
+/// [`Position`] by partition.
+pub type Positions = BTreeMap<i32, Position>;
 
 /// What a poll gave.
 #[derive(Clone, Debug, Default)]

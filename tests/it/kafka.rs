@@ -15,7 +15,7 @@ use tally::clients;
 use tally::config::Config;
 use tally::pipeline::Pipeline;
 use tally::shutdown::Shutdown;
-use tally::sink::{Header, KafkaSink, Record, Refused, Sink};
+use tally::sink::{Header, KafkaSink, Record, Refused, Sink, Transaction};
 use tally::source::{Bounds, KafkaSource, Polled, Source, Start};
 use tally::topics::{self, Outcome};
 
@@ -55,6 +55,13 @@ impl Kafka {
         assert!(created.iter().all(Result::is_ok), "{created:?}");
     }
 
+    /// A sink of an engine that nobody else is.
+    async fn sink(&self, bytes_max: BTreeMap<String, usize>) -> KafkaSink {
+        let log = self.topic("log", 1, &[]).await;
+        let config = Config { engine_id: unique(), ..self.config.clone() };
+        KafkaSink::open(&config, &log, bytes_max).unwrap().0
+    }
+
     pub(crate) fn producer(&self, settings: &[(&str, &str)]) -> BaseProducer {
         let mut client = clients::kafka(&self.config);
         for (key, value) in settings {
@@ -63,7 +70,7 @@ impl Kafka {
         client.create().unwrap()
     }
 
-    fn write(&self, topic: &str, partition: i32, payloads: &[&str]) {
+    pub(crate) fn write(&self, topic: &str, partition: i32, payloads: &[&str]) {
         let producer = self.producer(&[]);
         send(&producer, topic, partition, payloads);
         producer.flush(PATIENCE).unwrap();
@@ -131,9 +138,10 @@ fn until(source: &mut KafkaSource, what: &str, wanted: impl Fn(&Polled, usize) -
     }
 }
 
-fn record(topic: &str, key: Option<&str>, value: Vec<u8>) -> Record {
+pub(crate) fn record(topic: &str, key: Option<&str>, value: Vec<u8>) -> Record {
     Record {
         topic: topic.into(),
+        partition: None,
         key: key.map(Into::into),
         value: Some(value),
         headers: [Header::new("op", "insert")].into(),
@@ -141,16 +149,18 @@ fn record(topic: &str, key: Option<&str>, value: Vec<u8>) -> Record {
     }
 }
 
-fn settle(sink: &mut KafkaSink) -> Vec<Refused> {
+/// Writes records in one transaction; what was refused.
+pub(crate) fn write(sink: &mut KafkaSink, records: Vec<Record>) -> Vec<Refused> {
+    sink.begin(Transaction { records, offsets: Vec::new() });
     let deadline = Instant::now() + PATIENCE;
     let mut refused = Vec::new();
     loop {
         let progress = sink.poll(Duration::from_millis(100));
         refused.extend(progress.refused);
-        if progress.pending == 0 {
+        if progress.committed {
             return refused;
         }
-        assert!(Instant::now() < deadline, "{} are pending: {:?}", progress.pending, progress.outage);
+        assert!(Instant::now() < deadline, "not committed: {:?}", progress.outage);
     }
 }
 
@@ -261,16 +271,15 @@ async fn what_is_behind_an_open_transaction_is_seen_as_lag() {
 async fn every_key_is_taken_by_a_compacted_topic_and_what_is_not_taken_ends_nothing() {
     let Some(kafka) = Kafka::new() else { return };
     let topic = kafka.topic("compacted", 1, &[("cleanup.policy", "compact")]).await;
-    let mut sink = KafkaSink::open(&kafka.config, BTreeMap::new()).unwrap();
+    let mut sink = kafka.sink(BTreeMap::new()).await;
     // NULL, the text 'null' and the empty text, as `sink::keys` writes them.
-    for key in ["null", "\"null\"", "\"\"", "Norfolk"] {
-        sink.send(record(&topic, Some(key), b"old".to_vec()));
-    }
-    sink.send(record(&topic, None, b"without a key".to_vec()));
-    sink.send(record(&topic, Some("Norfolk"), b"new".to_vec()));
-    sink.send(record("no_such_topic", Some("k"), b"v".to_vec()));
-    sink.send(record(&topic, Some("last"), b"v".to_vec()));
-    let refused = settle(&mut sink);
+    let keys = ["null", "\"null\"", "\"\"", "Norfolk"];
+    let mut records: Vec<_> = keys.iter().map(|key| record(&topic, Some(key), b"old".to_vec())).collect();
+    records.push(record(&topic, None, b"without a key".to_vec()));
+    records.push(record(&topic, Some("Norfolk"), b"new".to_vec()));
+    records.push(record("no_such_topic", Some("k"), b"v".to_vec()));
+    records.push(record(&topic, Some("last"), b"v".to_vec()));
+    let refused = write(&mut sink, records);
     let reasons: BTreeMap<_, _> = refused.iter().map(|r| (&*r.topic, r.reason.as_str())).collect();
     assert!(reasons[topic.as_str()].contains("without a key"), "{reasons:?}");
     assert!(reasons["no_such_topic"].contains("tally topics"), "{reasons:?}");
@@ -291,14 +300,12 @@ async fn a_large_dead_letter_is_written_whole_or_cut_as_its_topic_takes_it() {
     let checked = topics::check(&kafka.config, &uses).await.unwrap();
     assert_eq!((checked.bytes_max[&whole], checked.bytes_max[&small]), (1_048_588, 100_000));
     assert!(checked.warnings.iter().any(|warning| warning.contains("retention.ms")), "{checked:?}");
-    let mut sink = KafkaSink::open(&kafka.config, checked.bytes_max).unwrap();
+    let mut sink = kafka.sink(checked.bytes_max).await;
     // Not compressible, so that what counts is its size.
     let payload: Vec<u8> = (0..1_000_000).map(|_| rand::random()).collect();
-    for topic in [&whole, &small] {
-        sink.send(Record { may_be_cut: true, ..record(topic, None, payload.clone()) });
-    }
-    sink.send(record(&small, Some("row"), payload.clone()));
-    let refused = settle(&mut sink);
+    let letter = |topic: &str| Record { may_be_cut: true, ..record(topic, None, payload.clone()) };
+    let row = record(&small, Some("row"), payload.clone());
+    let refused = write(&mut sink, vec![letter(&whole), letter(&small), row]);
     assert_eq!(refused.len(), 1, "a row is refused, never cut: {refused:?}");
     assert!(refused[0].reason.contains("max.message.bytes"), "{refused:?}");
     assert_eq!(kafka.read(&whole)[0].1.as_deref(), Some(payload.as_slice()));
@@ -310,8 +317,7 @@ async fn a_large_dead_letter_is_written_whole_or_cut_as_its_topic_takes_it() {
     // A limit that was lowered afterwards is found out.
     let lower = AlterConfig::new(ResourceSpecifier::Topic(&small)).set("max.message.bytes", "5000");
     kafka.admin.alter_configs([&lower], &AdminOptions::new()).await.unwrap();
-    sink.send(Record { may_be_cut: true, ..record(&small, None, payload.clone()) });
-    assert_eq!(settle(&mut sink), []);
+    assert_eq!(write(&mut sink, vec![letter(&small)]), []);
     assert!(kafka.read(&small).last().unwrap().1.as_ref().unwrap().len() < 5_000);
 }
 
@@ -338,7 +344,7 @@ async fn a_message_on_a_quiet_topic_is_on_the_result_topic_soon() {
          CREATE MATERIALIZED VIEW n WITH (topic = '{result}') AS SELECT v, COUNT(*) AS n FROM s GROUP BY v;"
     );
     std::fs::write(dir.path().join("s.sql"), queries).unwrap();
-    let config = Config { queries: Some(dir.path().to_owned()), ..kafka.config.clone() };
+    let config = Config { queries: Some(dir.path().to_owned()), engine_id: unique(), ..kafka.config.clone() };
     let pipeline = Pipeline::open(config).await.unwrap();
     let (mut reader, stop) = (pipeline.reader(), Shutdown::new());
     let engine = tokio::spawn(pipeline.run(stop.clone()));

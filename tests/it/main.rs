@@ -5,6 +5,7 @@ mod bad_input;
 mod datafusion;
 mod election;
 mod embedded;
+mod exactly_once;
 mod kafka;
 mod real;
 mod replay;

@@ -37,7 +37,9 @@ async fn wanted(store: &MemoryStore) -> Vec<Wanted> {
 }
 
 async fn start(store: &MemoryStore, pace: Pace) -> (ReferenceReader, References) {
-    ReferenceReader::start(Arc::new(store.clone()), wanted(store).await, pace).await.unwrap()
+    ReferenceReader::start(Arc::new(store.clone()), wanted(store).await, pace, &Default::default())
+        .await
+        .unwrap()
 }
 
 fn with_people(names: &[&str]) -> MemoryStore {
@@ -180,13 +182,14 @@ async fn a_store_that_is_away_at_the_start_is_an_error() {
     let store = with_people(&["ann"]);
     let wanted = wanted(&store).await;
     store.set_fault(Fault::Away);
-    let started = ReferenceReader::start(Arc::new(store), wanted, PACE).await;
+    let started = ReferenceReader::start(Arc::new(store), wanted, PACE, &Default::default()).await;
     assert!(started.is_err_and(|error| error.to_string().contains("connection refused")));
 }
 
 #[tokio::test]
 async fn without_tables_nothing_is_asked() {
-    let (mut reader, references) = ReferenceReader::start(Arc::new(NoStore), Vec::new(), PACE).await.unwrap();
+    let (mut reader, references) =
+        ReferenceReader::start(Arc::new(NoStore), Vec::new(), PACE, &Default::default()).await.unwrap();
     assert_eq!(references.tables().count(), 0);
     assert!(timeout(Duration::from_millis(5), reader.next()).await.is_err(), "no version ever comes");
 }
