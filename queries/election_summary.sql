@@ -5,7 +5,7 @@ SELECT candidate_id, candidate_name, party_affiliation, photo_url, total_votes,
 FROM votes_per_candidate;
 
 CREATE MATERIALIZED VIEW election_summary
-WITH (topic = 'aggregated_election_summary', key = 'election') AS
+WITH (topic = 'aggregated_election_summary', key = 'election', complete_when = 'is_complete') AS
 SELECT 'election' AS election,
        r.registered, k.candidates, t.votes_cast,
        CASE WHEN r.registered > 0 THEN ROUND(100.0 * t.votes_cast / r.registered, 2) END AS turnout_pct,
@@ -21,7 +21,8 @@ SELECT 'election' AS election,
        ROUND(100.0 * (first.total_votes - COALESCE(second.total_votes, 0)) / t.votes_cast, 2) AS margin_points,
        t.last_vote_at, p.places, p.places_declared, p.ballots_expected,
        GREATEST(p.ballots_expected - t.votes_cast, 0) AS ballots_outstanding,
-       ROUND(LEAST(100.0 * t.votes_cast / p.ballots_expected, 100), 2) AS counted_pct
+       ROUND(LEAST(100.0 * t.votes_cast / p.ballots_expected, 100), 2) AS counted_pct,
+       t.votes_cast >= p.ballots_expected AS is_complete
 FROM (SELECT COUNT(*) AS registered FROM voters) r
 CROSS JOIN (SELECT COUNT(*) AS candidates FROM candidates) k
 CROSS JOIN (SELECT COUNT(*) AS votes_cast, MAX(voting_time) AS last_vote_at FROM votes) t

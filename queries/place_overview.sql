@@ -1,7 +1,8 @@
 -- Every place: where it is on the map, how far its count has come, and once it has declared, who won: nobody where the
--- first two are level. Until then the count is told in steps of a quarter only.
+-- first two are level. Until then the count is told in steps of a quarter only. `secret_by` as in place_results, so that a
+-- place comes in both at once.
 CREATE MATERIALIZED VIEW place_overview
-WITH (topic = 'aggregated_place_overview', key = 'place') AS
+WITH (topic = 'aggregated_place_overview', key = 'place', secret_by = 'place', counted_in = 'ballots') AS
 SELECT p.place, p.code, p.region, p.tile_column, p.tile_row, p.registered, p.ballots_expected,
        CASE WHEN p.declared THEN 'declared' WHEN p.counted > 0 THEN 'counting' ELSE 'waiting' END AS state,
        CASE WHEN p.declared THEN 100 ELSE COALESCE(LEAST(75, 25 * (4 * p.counted / p.ballots_expected)), 0) END AS counted_pct,

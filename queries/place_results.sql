@@ -1,7 +1,7 @@
 -- The result of each place that has declared, candidate by candidate. A place comes whole or not at all: while it
 -- counts, nothing tells how its ballots fall.
 CREATE MATERIALIZED VIEW place_results
-WITH (topic = 'aggregated_place_results', key = 'place, candidate_id') AS
+WITH (topic = 'aggregated_place_results', key = 'place, candidate_id', secret_by = 'place', counted_in = 'votes') AS
 SELECT place, candidate_id, candidate_name, party_affiliation, votes,
        ROUND(100.0 * votes / counted, 2) AS share_pct,
        ROUND(100.0 * votes / counted - previous_pct, 2) AS change_points,

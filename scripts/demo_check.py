@@ -16,6 +16,7 @@ COUNT_SECONDS = 120
 STABLE_SECONDS = 2
 STOP_SECONDS = 10
 ARGUMENTS = "demo --voters 1000 --rate 0 --seed 7 --listen 127.0.0.1:0 --faulty 0.05".split()
+TOKEN = "demo-check"
 PLACES = {
     "dashboard": r"dashboard\W+(http://[^\s/]+)",
     "kafka": r"kafka\W+([\w.\-]+:\d+)",
@@ -42,8 +43,9 @@ def until(seconds, what, probe):
     raise Failure(f"{what} did not happen within {seconds} s{excuse}")
 
 
-def fetch(url):
-    with urllib.request.urlopen(url, timeout=10) as response:
+def fetch(url, token=None):
+    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"} if token else {})
+    with urllib.request.urlopen(request, timeout=10) as response:
         return json.load(response)
 
 
@@ -59,7 +61,7 @@ class Demo:
         self.log = os.path.join(directory, "stdout")
         self.errors = os.path.join(directory, "stderr")
         with open(self.log, "wb") as out, open(self.errors, "wb") as err:
-            self.process = subprocess.Popen([binary, *ARGUMENTS], cwd=directory, stdin=subprocess.DEVNULL, stdout=out, stderr=err)
+            self.process = subprocess.Popen([binary, *ARGUMENTS, "--token", TOKEN], cwd=directory, stdin=subprocess.DEVNULL, stdout=out, stderr=err)
 
     def said(self, path):
         with open(path, errors="replace") as file:
@@ -131,10 +133,11 @@ def published(kafka, topic, value):
     return totals
 
 
-def served(dashboard, view, key, value):
-    answer = fetch(f"{dashboard}/api/views/{view}")
+def served(dashboard, view, key, value, token=None):
+    """What everybody is told, or with the token the operator."""
+    answer = fetch(f"{dashboard}/api/views/{view}", token)
     if answer.get("total_rows", len(answer["rows"])) != len(answer["rows"]):
-        answer = fetch(f"{dashboard}/api/views/{view}?limit={answer['total_rows']}")
+        answer = fetch(f"{dashboard}/api/views/{view}?limit={answer['total_rows']}", token)
     return {row[key]: int(row[value]) for row in answer["rows"]}
 
 
@@ -184,7 +187,7 @@ def check_totals(places):
         "kafka": published(kafka, "aggregated_votes_per_candidate", "total_votes"),
     })
     compare("turnout_by_location", {
-        "http": served(dashboard, "turnout_by_location", "state", "count"),
+        "http": served(dashboard, "turnout_by_location", "state", "count", TOKEN),
         "postgres": {k: int(n) for k, n in query(postgres, "SELECT r.address_state, count(v.voter_id) FROM voters r LEFT JOIN votes v USING (voter_id) GROUP BY 1")},
         "kafka": published(kafka, "aggregated_turnout_by_location", "count"),
     })

@@ -1,5 +1,7 @@
 """The attackers of scripts/secrecy-check."""
 
+import bisect
+import collections
 import json
 import os
 import re
@@ -11,12 +13,12 @@ import threading
 import time
 import urllib.request
 
-VOTERS = os.environ.get("VOTERS", "300")
-RATE = os.environ.get("RATE", "20")
+VOTERS = os.environ.get("VOTERS", "4000")
+NIGHT = os.environ.get("NIGHT", "40s")
 CELL_MIN = 10
-START_SECONDS, COUNT_SECONDS = 180, 600
+START_SECONDS, COUNT_SECONDS, QUIET_SECONDS = 180, 600, 3
 ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
-TOTALS = "votes_per_candidate"
+TOTALS, PLACES, EVERY_PLACE = "votes_per_candidate", "place_results", "votes_by_place"
 # Views that tell who has voted, each with its group column and the register's.
 TURNOUT = {
     "turnout_by_age": ("age_band", "CASE WHEN registered_age < 25 THEN '18-24' WHEN registered_age < 35 THEN '25-34' "
@@ -28,61 +30,64 @@ TURNOUT = {
 
 
 class Follower(threading.Thread):
-    """Keeps what /api/changes says: after each event, the rows of all views."""
+    """Keeps what /api/changes says: after each event its epoch, and the rows of all views."""
 
     def __init__(self, url, token=None):
         super().__init__(daemon=True)
-        self.request = urllib.request.Request(f"{url}/api/changes")
-        if token:
-            self.request.add_header("Authorization", f"Bearer {token}")
-        self.states = []
+        self.url = url
+        self.headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self.epochs, self.states = [], []
+
+    def open(self, path):
+        return urllib.request.urlopen(urllib.request.Request(self.url + path, headers=self.headers), timeout=60)
 
     def run(self):
-        rows, keys = {}, {}
-        event = None
+        rows, keys, event = {}, {}, None
         try:
-            for line in urllib.request.urlopen(self.request, timeout=60):
+            for line in self.open("/api/changes"):
                 name, _, value = line.decode().rstrip("\n").partition(": ")
                 if name == "event":
                     event = value
                 elif name == "data":
-                    for view, part in json.loads(value)["views"].items():
+                    told = json.loads(value)
+                    if event == "snapshot":
+                        with self.open("/api/views") as response:
+                            views = json.load(response)["views"]
+                        keys = {view["name"]: view["key"] or [column["name"] for column in view["columns"]] for view in views}
+                    for view, part in told["views"].items():
+                        key = lambda row: tuple(row[column] for column in keys[view])
                         if event == "snapshot":
-                            rows[view] = part["rows"]
+                            rows[view] = {key(row): row for row in part["rows"]}
                             continue
-                        key = keys.setdefault(view, key_of(self.request.full_url, self.request.headers, view))
-                        same = lambda a, b: all(a.get(column) == b.get(column) for column in key)
+                        rows[view] = dict(rows[view])
                         for change in part["changes"]:
-                            rows[view] = [row for row in rows.get(view, []) if not same(row, change["row"])]
-                            if change["op"] != "delete":
-                                rows[view].append(change["row"])
-                    self.states.append({view: list(of) for view, of in rows.items()})
+                            if change["op"] == "delete":
+                                rows[view].pop(key(change["row"]), None)
+                            else:
+                                rows[view][key(change["row"])] = change["row"]
+                    self.epochs.append(told["epoch"])
+                    self.states.append(dict(rows))
         except OSError:
             pass  # the demo has ended
 
 
-def key_of(url, headers, view):
-    request = urllib.request.Request(url.replace("/api/changes", "/api/views"), headers=headers)
-    with urllib.request.urlopen(request, timeout=10) as response:
-        found = next(entry for entry in json.load(response)["views"] if entry["name"] == view)
-    return found["key"] or [column["name"] for column in found["columns"]]
+def counts(state, view, column, value):
+    return collections.Counter({row[column]: row[value] or 0 for row in state.get(view, {}).values()})
 
 
-def moved(before, after, column, value):
-    """By group, how many were added."""
-    of = lambda rows: {row[column]: row[value] or 0 for row in rows}
-    old, new = of(before), of(after)
-    return {group: new[group] - old.get(group, 0) for group in new if new[group] != old.get(group, 0)}
+def minus(a, b):
+    """What is in one and not in the other, by choice; less than none where it is the other way round."""
+    return {choice: a[choice] - b[choice] for choice in a | b if a[choice] != b[choice]}
 
 
 def name_voters(states, register):
-    """Whom the first attacker names: of ballots that all chose alike, the only voter who fits the groups that moved."""
+    """Whom the first attacker names: of ballots that all chose alike, the only voters who fit the groups that moved."""
     named, voted = {}, set()
     for before, after in zip(states, states[1:]):
-        choices = moved(before.get(TOTALS, []), after.get(TOTALS, []), "candidate_id", "total_votes")
+        choices = minus(counts(after, TOTALS, "candidate_id", "total_votes"), counts(before, TOTALS, "candidate_id", "total_votes"))
         if len(choices) != 1:
             continue
-        groups = {column: moved(before[view], after[view], column, "count")
+        groups = {column: minus(counts(after, view, column, "count"), counts(before, view, column, "count"))
                   for view, (column, _) in TURNOUT.items() if view in after and view in before}
         fits = [voter for voter, own in register.items() if voter not in voted
                 and all(own[column] in of for column, of in groups.items())]
@@ -92,31 +97,50 @@ def name_voters(states, register):
     return named
 
 
-def rests(states):
-    """What the second attacker finds: sets of fewer than CELL_MIN ballots, or all alike, by subtracting views and releases."""
-    found = []
+def by_place(state, view):
+    places = collections.defaultdict(collections.Counter)
+    for row in state.get(view, {}).values():
+        places[row["place"]][row["candidate_id"]] = row["votes"]
+    return places
 
-    def look(what, counts):
-        counts = {choice: n for choice, n in counts.items() if n}
-        total = sum(abs(n) for n in counts.values())
-        if counts and (len(counts) == 1 or total < CELL_MIN):
-            found.append((what, counts))
 
-    for i, state in enumerate(states):
-        totals = {row["candidate_id"]: row["total_votes"] for row in state.get(TOTALS, [])}
-        for j in range(i):
-            look(f"release {j} to {i}", moved(states[j].get(TOTALS, []), state.get(TOTALS, []), "candidate_id", "total_votes"))
-        for view, rows in state.items():
-            if view == TOTALS or not rows or "candidate_id" not in rows[0] or len(rows) <= len(totals):
+def rests(told, ballots):
+    """What the second attacker is left with: of the ballots between two releases, less some places, or of places less the
+    ballots between two releases, sets of few or of people who all chose alike. `told`: of each release the places that
+    are shown in it; `ballots`: how many of each place, by choice, are counted in it."""
+    found, shown = [], {}
+    for release, places in enumerate(told):
+        for place in places:
+            shown.setdefault(place, release)
+    for j, now in enumerate(ballots):
+        for i in range(-1, j):
+            then = ballots[i] if i >= 0 else {}
+            moved = {place: collections.Counter(minus(now[place], then.get(place, collections.Counter()))) for place in now}
+            moved = {place: of for place, of in moved.items() if of}
+            if not moved:
                 continue
-            votes = next((name for name in ("votes", "total_votes", "count") if name in rows[0]), None)
-            if votes is None:
-                continue
-            rest = dict(totals)
-            for row in rows:
-                rest[row["candidate_id"]] = rest.get(row["candidate_id"], 0) - (row[votes] or 0)
-            look(f"{view}: the rest at release {i}", rest)
+            look(found, f"releases {i} to {j}", moved.values())
+            # Of each shown place, whether it is subtracted: where most of it lies between the two, what is left is less.
+            rest = []
+            for place, of in moved.items():
+                outside = minus(ballots[shown[place]][place], of) if place in shown else None
+                if outside is not None and sum(outside.values()) < of.total():
+                    rest.append(collections.Counter(outside))
+                else:
+                    rest.append(of)
+            look(found, f"releases {i} to {j} and the places that lie between them", rest)
+            for place in set(moved) & set(shown):
+                outside = collections.Counter(minus(ballots[shown[place]][place], moved[place]))
+                look(found, f"releases {i} to {j} and {place}", [outside, *(of for other, of in moved.items() if other != place)])
     return found
+
+
+def look(found, what, parts):
+    sizes = collections.Counter()
+    for part in parts:
+        sizes.update({choice: abs(n) for choice, n in part.items() if n})
+    if sizes and (len(sizes) == 1 or sizes.total() < CELL_MIN):
+        found.append((what, dict(sizes)))
 
 
 def psql(url, sql):
@@ -126,8 +150,9 @@ def psql(url, sql):
 
 def main():
     with tempfile.TemporaryDirectory(prefix="secrecy-check-") as directory:
+        os.chmod(directory, 0o755)  # Postgres's account must be able to enter
         log = os.path.join(directory, "log")
-        command = [sys.argv[1], "demo", "--voters", VOTERS, "--rate", RATE, "--seed", "7", "--listen", "127.0.0.1:0"]
+        command = [sys.argv[1], "demo", "--voters", VOTERS, "--night", NIGHT, "--seed", "7", "--listen", "127.0.0.1:0"]
         with open(log, "wb") as out:
             demo = subprocess.Popen(command, cwd=directory, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
         try:
@@ -137,7 +162,7 @@ def main():
             demo.wait(30)
 
 
-def attack(demo, log):
+def addresses(demo, log):
     found, deadline = {}, time.monotonic() + START_SECONDS
     patterns = {"url": r"dashboard\W+(http://[^\s/]+)", "postgres": r"postgres\W+(postgres\S+)", "token": r"token\s+(\S+)"}
     while len(found) < 3:
@@ -147,41 +172,56 @@ def attack(demo, log):
         matches = {name: re.search(pattern, text) for name, pattern in patterns.items()}
         found = {name: match[1] for name, match in matches.items() if match}
         time.sleep(0.1)
-    url = found["url"]
     while True:
         try:
-            urllib.request.urlopen(f"{url}/healthz", timeout=5)
-            break
+            urllib.request.urlopen(f"{found['url']}/healthz", timeout=5)
+            return found
         except OSError:
-            time.sleep(0.2)
-    anonymous, operator = Follower(url), Follower(url, found["token"])
-    anonymous.start()
-    operator.start()
-    status, quiet = None, 0
-    deadline = time.monotonic() + COUNT_SECONDS
-    while quiet < 5 and time.monotonic() < deadline:
+            time.sleep(0.1)
+
+
+def until_counted(url):
+    """Waits until everything is counted and released."""
+    status, quiet, deadline = None, 0, time.monotonic() + COUNT_SECONDS
+    while quiet < QUIET_SECONDS and time.monotonic() < deadline:
         time.sleep(1)
         with urllib.request.urlopen(f"{url}/api/status", timeout=10) as response:
             newest = json.load(response)
-        counted = sum(source["counted"] for source in newest["sources"])
-        still = counted > 0 and status == (counted, newest["release"]["release"]) and newest["release"]["unreleased_rows"] == 0
-        quiet, status = quiet + 1 if still else 0, (counted, newest["release"]["release"])
+        state = (newest["release"]["rows"], newest["release"]["complete"])
+        quiet, status = quiet + 1 if state[1] and state == status else 0, state
+
+
+def attack(demo, log):
+    found = addresses(demo, log)
+    anonymous, operator = Follower(found["url"]), Follower(found["url"], found["token"])
+    operator.start()
+    anonymous.start()
+    until_counted(found["url"])
     columns = ", ".join(f"{own} AS {column}" for column, own in TURNOUT.values())
     names = [column for column, _ in TURNOUT.values()]
     register = {row[0]: dict(zip(names, row[1:])) for row in psql(found["postgres"], f"SELECT voter_id, {columns} FROM voters")}
     truth = dict(psql(found["postgres"], "SELECT voter_id, candidate_id FROM votes"))
-    print(f"{len(register)} voters, {len(truth)} ballots, {len(operator.states)} epochs, {len(anonymous.states)} releases")
+    epochs, releases = list(operator.states), list(anonymous.states)
+    print(f"{len(register)} voters, {len(truth)} ballots, {len(epochs)} epochs, {len(releases)} releases")
+    # The operator's rows of all places as of the epoch of each release: whose ballots came in it.
+    at = lambda epoch: by_place(epochs[max(bisect.bisect_right(operator.epochs, epoch) - 1, 0)], EVERY_PLACE)
+    ballots = {"epochs": [by_place(state, EVERY_PLACE) for state in epochs], "releases": [at(epoch) for epoch in anonymous.epochs[:len(releases)]]}
     failed = False
-    for who, states in [("epochs", operator.states), ("releases", anonymous.states)]:
+    for who, states in [("epochs", epochs), ("releases", releases)]:
         named = name_voters(states, register)
         right = sum(truth.get(voter) == choice for voter, choice in named.items())
-        left = rests(states)
-        print(f"from {who}: {len(named)} voters named, {right} of them rightly; {len(left)} small or uniform rests")
-        for what, counts in left[:5] if who == "releases" else []:
-            print(f"  {what}: {counts}")
-        failed |= bool(named or left) if who == "releases" else not named
-    if len(anonymous.states) < 3:
-        sys.exit("secrecy-check: too few releases to say anything")
+        # Of all epochs together the second attacker would find the same again and again: the first hundred are enough.
+        told = [by_place(state, PLACES) for state in states]
+        left = rests(*((told, ballots[who]) if who == "releases" else (told[:100], ballots[who][:100])))
+        print(f"from {who}: {len(named)} voters named, {right} of them rightly; {len(left)} small or uniform rests; {len(told[-1])} places shown")
+        for what, sizes in left[:5] if who == "releases" else []:
+            print(f"  {what}: {sizes}")
+        failed |= bool(named or left) if who == "releases" else not left
+    totals = counts(releases[-1], TOTALS, "candidate_id", "total_votes")
+    if totals.total() != len(truth) or len(releases) < 5:
+        sys.exit(f"secrecy-check: {totals.total()} ballots in {len(releases)} releases: too few to say anything")
+    if not told[-1]:
+        sys.exit("secrecy-check: no place is shown, so nothing could be subtracted")
     if failed:
         sys.exit("secrecy-check: FAILED")
     print("secrecy-check: nobody is named")

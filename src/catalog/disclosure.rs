@@ -6,7 +6,10 @@ use super::Place;
 use crate::error::Result;
 
 /// The options that [`DisclosureDef`] takes.
-pub const DISCLOSURE_OPTIONS: [&str; 4] = ["access", "secret_by", "counted_in", "complete_when"];
+pub const DISCLOSURE_OPTIONS: [&str; 5] = ["access", "secret_by", "counted_in", "complete_when", "history"];
+
+/// Most releases that a view's history keeps.
+const HISTORY_MAX: usize = 1_000;
 
 /// Who reads a view over HTTP.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -37,8 +40,10 @@ pub struct DisclosureDef {
     pub secret_by: Option<Vec<String>>,
     /// Column that says how many rows of a stream a row stands for.
     pub counted_in: Option<String>,
-    /// Column that is true in every row once all that is expected is counted.
+    /// Column that is true in every row once all that is expected is counted; NULL: that is not known.
     pub complete_when: Option<String>,
+    /// How many releases are kept of it.
+    pub history: Option<usize>,
 }
 
 impl DisclosureDef {
@@ -60,6 +65,12 @@ impl DisclosureDef {
             }
             "counted_in" => self.counted_in = Some(value.trim().into()),
             "complete_when" => self.complete_when = Some(value.trim().into()),
+            "history" => {
+                let number = value.trim().parse().ok().filter(|number| (1..=HISTORY_MAX).contains(number));
+                self.history = Some(number.ok_or_else(|| {
+                    place.error(format!("history '{value}' is no number of releases from 1 to {HISTORY_MAX}"))
+                })?);
+            }
             _ => return Ok(false),
         }
         Ok(true)

@@ -39,8 +39,10 @@ pub struct Disclosure {
     pub access: Access,
     /// Whose choices its rows count.
     pub secret: Option<Secret>,
-    /// Column that is true in every row once all that is expected is counted.
+    /// Column that is true in every row once all that is expected is counted; NULL: that is not known.
     pub complete_when: Option<String>,
+    /// How many releases are kept of it; none: only the newest.
+    pub history: Option<usize>,
     /// What whoever declared it should know.
     pub warnings: Vec<String>,
 }

@@ -4,14 +4,20 @@
 //! then by its older rows, or not at all. So nobody stands out in what came to it between two releases. What the shown
 //! groups leave of all rows, which anybody can subtract, must be such a set too, and so must what it changes by: where
 //! it would not, the smallest groups wait. Views with the same `secret_by` show the same groups.
+//!
+//! Where the whole is public as well, whoever subtracts may take any releases and any groups: `links.rs` says which
+//! groups may be shown. It has to know whose rows came in each release, also of groups that are shown only later: a
+//! view of the operator's with the same `secret_by` tells it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use arrow::array::{RecordBatch, UInt32Array};
 use arrow::compute::{interleave_record_batch, take_record_batch};
 
 use super::choices::{self, Choices, Group, encoded, groups};
+use super::links::Links;
+use crate::catalog::Access;
 use crate::engine::Secret;
 use crate::error::Result;
 use crate::snapshot::ViewSnapshot;
@@ -22,6 +28,8 @@ type Views = BTreeMap<String, Arc<ViewSnapshot>>;
 pub struct Cells {
     cell_min: u64,
     families: BTreeMap<Vec<String>, Family>,
+    /// By what makes the groups, and what is chosen.
+    links: BTreeMap<(Vec<String>, Vec<String>), Links>,
 }
 
 /// Views with the same `secret_by`.
@@ -55,23 +63,24 @@ struct Now<'a> {
     groups: HashMap<Vec<u8>, Group>,
     /// All rows, by choice.
     all: Choices,
+    /// Whether they are told besides, by a view that counts everybody's choices.
+    all_are_told: bool,
 }
 
 impl Cells {
     /// Nothing shown yet.
     pub fn new(cell_min: u64) -> Cells {
-        Cells { cell_min, families: BTreeMap::new() }
+        Cells { cell_min, families: BTreeMap::new(), links: BTreeMap::new() }
     }
 
-    /// Puts in place of each view with `secret_by` what is shown of it.
-    pub fn hide(&mut self, views: &mut Views) -> Result<()> {
+    /// Puts in place of each of the public `views` with `secret_by` what is shown of it. `published` are all views;
+    /// those that have `failed` are not as of now.
+    pub fn hide(&mut self, views: &mut Views, published: &Views, failed: &BTreeSet<&str>) -> Result<()> {
         let mut families: BTreeMap<Vec<String>, Vec<&String>> = BTreeMap::new();
         for (name, view) in views.iter() {
             if let Some(secret) = view.info.disclosure.secret.as_ref().filter(|secret| !secret.by.is_empty())
             {
-                let mut by = secret.by.clone();
-                by.sort();
-                families.entry(by).or_default().push(name);
+                families.entry(secret.by.clone()).or_default().push(name);
             }
         }
         // All is made before any is taken to be shown.
@@ -81,8 +90,22 @@ impl Cells {
                 .into_iter()
                 .filter_map(|name| Now::of(name, views).transpose())
                 .collect::<Result<_>>()?;
+            let choices: BTreeSet<Vec<String>> =
+                now.iter().filter(|view| view.all_are_told).map(|view| view.secret.choice.clone()).collect();
+            let mut links: Vec<&mut Links> = Vec::new();
+            for choice in &choices {
+                let rows = rows_of_groups(&by, choice, &now, published, failed)?;
+                let of = (by.clone(), choice.clone());
+                self.links.entry(of).or_insert_with(|| Links::new(self.cell_min)).note(rows);
+            }
+            for (of, found) in &mut self.links {
+                if of.0 == by && choices.contains(&of.1) {
+                    links.push(found);
+                }
+            }
             let mut family = self.families.get(&by).cloned().unwrap_or_default();
-            family.show(&now, self.cell_min)?;
+            let shown = family.show(&now, self.cell_min, &links)?;
+            links.into_iter().for_each(|links| links.show(&shown));
             made.push((by, family));
         }
         for (by, family) in made {
@@ -108,11 +131,12 @@ impl<'a> Now<'a> {
             let whole = view.info.disclosure.secret.as_ref()?;
             (whole.by.is_empty() && whole.choice == secret.choice).then_some((view, whole))
         });
+        let all_are_told = whole.is_some();
         let all = match whole {
             Some((view, whole)) => choices::all(&view.batch()?, whole)?,
             None => choices::all(&rows, secret)?,
         };
-        Ok(Some(Now { name, view, secret, rows, groups, all }))
+        Ok(Some(Now { name, view, secret, rows, groups, all, all_are_told }))
     }
 
     fn choices(&self, group: &[u8]) -> Choices {
@@ -126,9 +150,38 @@ impl<'a> Now<'a> {
     }
 }
 
+/// Whose rows there are, of all groups whether they are shown or not, and of nobody's group the others: as a view of the
+/// operator's says, or the public one itself. None if that has failed.
+fn rows_of_groups(
+    by: &[String],
+    choice: &[String],
+    now: &[Now],
+    published: &Views,
+    failed: &BTreeSet<&str>,
+) -> Result<Option<HashMap<Option<Vec<u8>>, Choices>>> {
+    let tells = |view: &Arc<ViewSnapshot>| {
+        let disclosure = &view.info.disclosure;
+        let secret = disclosure.secret.as_ref()?;
+        (disclosure.access == Access::Operator && secret.by == by && secret.choice == choice)
+            .then(|| (Arc::clone(view), secret.clone()))
+    };
+    let told = published.values().find_map(tells);
+    let public = now.iter().find(|view| view.all_are_told && view.secret.choice == choice);
+    let Some(public) = public else { return Ok(None) };
+    let (view, secret) = told.unwrap_or_else(|| (Arc::clone(public.view), public.secret.clone()));
+    if failed.contains(view.info.name.as_str()) {
+        return Ok(None);
+    }
+    let groups = groups(&view.batch()?, &secret)?;
+    let others = groups.values().fold(public.all.clone(), |others, group| others.minus(&group.choices));
+    let mut rows: HashMap<_, _> = groups.into_iter().map(|(key, group)| (Some(key), group.choices)).collect();
+    rows.insert(None, others);
+    Ok(Some(rows))
+}
+
 impl Family {
-    /// Shows of each group what may be shown now.
-    fn show(&mut self, now: &[Now], cell_min: u64) -> Result<()> {
+    /// Shows of each group what may be shown now, and tells which have changed.
+    fn show(&mut self, now: &[Now], cell_min: u64, links: &[&mut Links]) -> Result<Vec<Vec<u8>>> {
         for view in now {
             self.shown.entry(view.name.to_string()).or_default();
         }
@@ -148,16 +201,21 @@ impl Family {
         moving.sort_by(|(a, key_a), (b, key_b)| b.cmp(a).then_with(|| key_a.cmp(key_b)));
         let still = moving.partition_point(|(moves, _)| *moves > 0);
         let unmoved = moving.split_off(still);
-        loop {
-            let rests: Vec<Choices> = now.iter().map(|view| self.rest(view, &moving)).collect();
-            let hide_each = now.iter().zip(&rests).all(|(view, rest)| {
+        let moving = loop {
+            let keys: Vec<Vec<u8>> = moving.iter().map(|(_, key)| key.clone()).collect();
+            let may: Vec<Vec<bool>> = links.iter().map(|links| links.showable(&keys)).collect();
+            let may = |i: usize| may.iter().all(|may| may[i]);
+            let chosen: Vec<_> =
+                moving.iter().enumerate().filter(|(i, _)| may(*i)).map(|(_, group)| group.clone()).collect();
+            let hide_each = now.iter().all(|view| {
+                let rest = self.rest(view, &chosen);
                 let change = rest.minus(&self.shown[view.name].rest);
                 rest.hide_each(cell_min) && change.hide_each(cell_min)
             });
             if hide_each || moving.pop().is_none() {
-                break;
+                break chosen;
             }
-        }
+        };
         for view in now {
             let rest = self.rest(view, &moving);
             let shown = self.shown.get_mut(view.name).expect("invariant: each view has an entry");
@@ -172,7 +230,7 @@ impl Family {
                 shown.view = Some(shown.rows(view)?);
             }
         }
-        Ok(())
+        Ok(moving.into_iter().map(|(_, key)| key).collect())
     }
 
     /// What came to a group since it was shown.

@@ -48,6 +48,14 @@ impl Choices {
         sum
     }
 
+    /// The one choice of all, if all chose alike.
+    pub fn alike(&self) -> Option<&[u8]> {
+        match self.by_choice.len() {
+            1 => self.by_choice.keys().next().map(Vec::as_slice),
+            _ => None,
+        }
+    }
+
     /// Rows that came or went.
     pub fn total(&self) -> u64 {
         self.by_choice.values().map(|count| count.unsigned_abs()).sum()

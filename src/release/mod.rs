@@ -1,9 +1,11 @@
 //! Releases: what the public sees of epochs. Whoever watches counts move one row at a time learns what each chose;
 //! so the public views change together, seldom, and by many rows at once (`when.rs`), and small groups stay hidden
-//! (`cells.rs`). The operator reads every epoch.
+//! (`cells.rs`, `links.rs`). The operator reads every epoch. `history.rs` keeps what earlier releases had.
 
 mod cells;
 mod choices;
+mod history;
+mod links;
 mod when;
 
 #[cfg(test)]
@@ -19,6 +21,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::config::Config;
 use crate::snapshot::{self, Published};
 
+pub use self::history::{History, Past};
 pub use self::when::Releaser;
 
 /// How often it is looked whether a release is due, when nothing new is published.
@@ -61,13 +64,22 @@ pub struct Release {
     pub is_complete: bool,
     /// Its epoch, the public views, and the status as it was then.
     pub published: Arc<Published>,
+    /// How views were in it and in earlier ones.
+    pub history: History,
 }
 
 impl Release {
     /// What is served before the first release: no views.
     fn none(published: &Published) -> Release {
         let none = Published { epoch: 0, views: BTreeMap::new(), status: Arc::clone(&published.status) };
-        Release { number: 0, at: SystemTime::now(), rows: 0, is_complete: false, published: Arc::new(none) }
+        Release {
+            number: 0,
+            at: SystemTime::now(),
+            rows: 0,
+            is_complete: false,
+            published: Arc::new(none),
+            history: History::default(),
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use arrow::array::AsArray;
+use arrow::array::{Array, AsArray};
 
 use super::cells::Cells;
 use super::choices::{self, Choices};
@@ -150,14 +150,14 @@ impl Releaser {
         let failed: BTreeSet<&str> = status.failed_views.iter().map(|failed| failed.view.as_str()).collect();
         let mut views = point.published.views.clone();
         views.retain(|_, view| view.info.disclosure.access == Access::Public);
-        for name in failed {
+        for name in &failed {
             // Its rows are those of some epoch between two releases, and would tell what came until then.
-            views.remove(name);
-            if let Some(last) = before.and_then(|before| before.get(name)) {
-                views.insert(name.into(), Arc::clone(last));
+            views.remove(*name);
+            if let Some(last) = before.and_then(|before| before.get(*name)) {
+                views.insert((*name).into(), Arc::clone(last));
             }
         }
-        self.cells.hide(&mut views)?;
+        self.cells.hide(&mut views, &point.published.views, &failed)?;
         let unchanged = before.is_some_and(|before| {
             before.len() == views.len()
                 && views.iter().all(|(name, view)| before.get(name).is_some_and(|old| Arc::ptr_eq(old, view)))
@@ -166,18 +166,16 @@ impl Releaser {
         let rows = point.rows;
         let epoch = point.published.epoch;
         let status = Arc::clone(&point.published.status);
+        let number = self.shown.as_ref().map_or(0, |shown| shown.number) + 1;
+        let mut history = self.shown.as_ref().map(|shown| shown.history.clone()).unwrap_or_default();
+        history.add(number, at, &views)?;
         self.base = Some(point);
         if unchanged && self.shown.as_ref().is_some_and(|shown| shown.is_complete == is_complete) {
             return Ok(None);
         }
         self.released_at = Some(now);
-        let release = Arc::new(Release {
-            number: self.shown.as_ref().map_or(0, |shown| shown.number) + 1,
-            at,
-            rows,
-            is_complete,
-            published: Arc::new(Published { epoch, views, status }),
-        });
+        let published = Arc::new(Published { epoch, views, status });
+        let release = Arc::new(Release { number, at, rows, is_complete, published, history });
         self.shown = Some(Arc::clone(&release));
         Ok(Some(release))
     }
@@ -190,6 +188,10 @@ fn is_complete(published: &Published) -> Result<Option<bool>> {
         let Some(column) = &view.info.disclosure.complete_when else { continue };
         let rows = view.batch()?;
         let says = rows.column_by_name(column).and_then(|column| column.as_boolean_opt());
+        if says.is_some_and(|says| !says.is_empty() && says.null_count() == says.len()) {
+            // How much is expected is not known.
+            continue;
+        }
         let says = says.is_some_and(|says| !says.is_empty() && says.true_count() == says.len());
         complete = Some(complete.unwrap_or(true) && says);
     }

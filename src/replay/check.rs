@@ -223,6 +223,9 @@ fn of_disclosure(disclosure: &Disclosure) -> String {
     if let Some(column) = &disclosure.complete_when {
         text += &format!("; the count is complete when {column}");
     }
+    if let Some(releases) = disclosure.history {
+        text += &format!("; keeps {releases} releases");
+    }
     text
 }
 

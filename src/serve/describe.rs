@@ -120,6 +120,33 @@ pub(super) fn plan() -> Value {
     }))})
 }
 
+/// `/api/views/{name}/history`
+pub(super) fn history() -> Value {
+    let release = json!({
+        "type": "object",
+        "required": ["release", "at", "rows"],
+        "properties": {
+            "release": release(),
+            "at": {"type": "string", "format": "date-time"},
+            "rows": {"type": "array", "items": {"type": "object"}}
+        }
+    });
+    let lines = json!({
+        "type": "object",
+        "required": ["view", "columns", "releases"],
+        "properties": {
+            "view": {"type": "string"},
+            "columns": columns(),
+            "releases": {"type": "array", "items": release}
+        }
+    });
+    json!({"get": operation("A view with `history` in the releases in which it changed", &[view_name()], json!({
+        "200": json_answer("The kept releases since the start, the oldest first", lines),
+        "404": problem("There is no such view, or it keeps no history"),
+        "503": problem("Not now")
+    }))})
+}
+
 /// `/api/sql`
 pub(super) fn sql() -> Value {
     let query =

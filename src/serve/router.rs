@@ -52,6 +52,7 @@ pub fn router(app: App, hosts: Hosts, shutdown: Shutdown) -> Router {
         .route("/api/views", of_views(get(views::list)), describe::views())
         .route("/api/views/{name}", of_views(get(views::read)), describe::view())
         .route("/api/views/{name}/plan", of_views(get(views::plan)), describe::plan())
+        .route("/api/views/{name}/history", of_views(get(views::history)), describe::history())
         .route("/api/views/{name}/changes", of_changes(get(changes::of_one)), describe::changes_of_one())
         .route("/api/changes", of_changes(get(changes::of_many)), describe::changes())
         .route("/api/sql", get(sql::get).post(sql::post).with_state(sql), describe::sql())

@@ -12,13 +12,15 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use datafusion::error::DataFusionError;
 use serde::Serialize;
+use serde_json::value::RawValue;
 use tokio::sync::Semaphore;
 
+use crate::release::Past;
 use crate::snapshot::{FailureStatus, ViewSnapshot};
 
 use super::auth::Caller;
 use super::formats::Format;
-use super::json::{ColumnInfo, column_list, rfc3339};
+use super::json::{self, ColumnInfo, column_list, rfc3339};
 use super::page::Page;
 use super::problem::Problem;
 use super::readers::Readers;
@@ -97,6 +99,59 @@ pub(super) async fn plan(
     Ok(([(CONTENT_TYPE, "text/plain; charset=utf-8")], view.info.plan.clone()).into_response())
 }
 
+#[derive(Serialize)]
+struct Lines<'a> {
+    view: &'a str,
+    columns: Vec<ColumnInfo>,
+    releases: Vec<PastRelease>,
+}
+
+#[derive(Serialize)]
+struct PastRelease {
+    release: u64,
+    at: String,
+    rows: Box<RawValue>,
+}
+
+/// How a view was in earlier releases, the newest one included.
+pub(super) async fn history(
+    State(views): State<Views>,
+    Path(name): Path<String>,
+    caller: Caller,
+) -> Result<Response, Problem> {
+    let view = views.readers.see(caller).find(&name)?;
+    if view.info.disclosure.history.is_none() {
+        let detail = format!("view {name} keeps no history; its option history = '300' would");
+        return Err(Problem::new(StatusCode::NOT_FOUND, detail));
+    }
+    let past = views.readers.released.borrow().history.of(&name).unwrap_or_default();
+    let _permit = views.pages.acquire().await.expect("invariant: the semaphore is never closed");
+    let made = tokio::task::spawn_blocking(move || -> Result<Vec<u8>, Problem> {
+        let release = |past: &Past| -> Result<PastRelease, Problem> {
+            let rows = json::rows_json(std::slice::from_ref(&past.rows)).map_err(DataFusionError::from)?;
+            let rows = String::from_utf8(rows)
+                .map_err(|e| e.to_string())
+                .and_then(|rows| RawValue::from_string(rows).map_err(|e| e.to_string()));
+            let rows = rows.map_err(not_made(&name))?;
+            Ok(PastRelease { release: past.release, at: rfc3339(past.at), rows })
+        };
+        let releases = past.iter().map(release).collect::<Result<_, _>>()?;
+        let lines = Lines { view: &name, columns: column_list(&view.info.schema), releases };
+        serde_json::to_vec(&lines).map_err(|e| not_made(&name)(e.to_string()))
+    });
+    let body = made.await.map_err(|e| not_made("")(e.to_string()))??;
+    let headers = [(CACHE_CONTROL, "no-cache"), (VARY, "authorization"), (CONTENT_TYPE, "application/json")];
+    Ok((headers, body).into_response())
+}
+
+/// What is answered where a page fails to be made.
+fn not_made(view: &str) -> impl Fn(String) -> Problem + '_ {
+    move |error| {
+        tracing::error!("making a page of view {view}: {error}");
+        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "this page can't be made; the server's log says why")
+    }
+}
+
 pub(super) async fn read(
     State(views): State<Views>,
     Path(name): Path<String>,
@@ -126,10 +181,7 @@ pub(super) async fn read(
     let _permit = views.pages.acquire().await.expect("invariant: the semaphore is never closed");
     // A large view takes long to sort: not on a thread that answers others.
     let made = tokio::task::spawn_blocking(move || render(&view, release, &page, format)).await;
-    let body = made.map_err(|e| {
-        tracing::error!("making a page of view {name}: {e}");
-        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "this page can't be made; the server's log says why")
-    })??;
+    let body = made.map_err(|e| not_made(name)(e.to_string()))??;
     Ok((caching, [(CONTENT_TYPE, format.media_type())], body).into_response())
 }
 

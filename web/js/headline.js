@@ -15,13 +15,17 @@ const CALLS = {
 /** What the page and a shared message call the state of the count. */
 export const callName = (call) => CALLS[call] ?? "Counting";
 
-/** `summary` and `call` are the only rows of election_summary and election_call, or undefined. */
-export function renderHeadline(summary, call) {
+/**
+ * `summary` and `call` are the only rows of election_summary and election_call, or undefined; `leads` the history of
+ * election_lead.
+ */
+export function renderHeadline(summary, call, leads = []) {
   const badge = byId("call");
   const state = call?.tie && call.call !== "waiting" ? "too_close" : call?.call ?? "waiting";
   badge.dataset.call = state;
   setText(badge, call?.call === "final" && call.tie ? "Final: a tie" : callName(state));
-  const since = instant(call?.since);
+  // What held in the first release after a start may have held before.
+  const since = state === "final" ? instant(summary?.last_vote_at) : leads.length > 1 ? leads.at(-1).at : null;
   setText(byId("call-since"), since === null || state === "waiting" ? "" : `since ${minuteTime(since)}`);
   setText(byId("headline-text"), call?.headline ?? "The count has not begun.");
   renderCounted(summary);

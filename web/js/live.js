@@ -28,8 +28,8 @@ class Table {
 }
 
 /**
- * `onRelease({ changed, release, at })` is told which views are new; `onState(state)` whether the server answers: "live" or
- * "lost".
+ * `onRelease({ changed, release, at, whole })` is told which views are new, and whether they came whole; `onState(state)`
+ * whether the server answers: "live" or "lost".
  */
 export class Live {
   #views;
@@ -64,12 +64,10 @@ export class Live {
     const source = new EventSource(`/api/changes?views=${names}`);
     this.#source = source;
     source.addEventListener("open", () => this.#onState("live"));
-    source.addEventListener("snapshot", (event) => this.#released(JSON.parse(event.data), (name, view) => {
-      this.#tables.set(name, new Table(this.#views.get(name) ?? [], view.rows));
-    }));
-    source.addEventListener("changes", (event) => this.#released(JSON.parse(event.data), (name, view) => {
-      this.#tables.get(name)?.apply(view.changes);
-    }));
+    source.addEventListener("snapshot", (event) => this.#snapshot(JSON.parse(event.data)));
+    source.addEventListener("changes", (event) => {
+      this.#released(JSON.parse(event.data), false, (name, view) => this.#tables.get(name)?.apply(view.changes));
+    });
     source.addEventListener("error", () => {
       // What is closed stays closed; otherwise the browser connects again by itself.
       if (source.readyState === EventSource.CLOSED) this.#again(RETRY_MS);
@@ -77,10 +75,14 @@ export class Live {
     });
   }
 
-  #released({ release, at, views }, take) {
+  #snapshot(event) {
+    this.#released(event, true, (name, view) => this.#tables.set(name, new Table(this.#views.get(name) ?? [], view.rows)));
+  }
+
+  #released({ release, at, views }, whole, take) {
     for (const [name, view] of Object.entries(views)) take(name, view);
     this.#onState("live");
-    this.#onRelease({ changed: new Set(Object.keys(views)), release, at });
+    this.#onRelease({ changed: new Set(Object.keys(views)), release, at, whole });
   }
 
   #again(waitMs) {
@@ -96,8 +98,7 @@ export class Live {
     const names = [...this.#views.keys()];
     try {
       const answers = await Promise.all(names.map((name) => json(viewUrl(name, { limit: ROWS_MAX }))));
-      this.#released({ at: new Date().toISOString(), views: Object.fromEntries(answers.map((a) => [a.view, a])) },
-        (name, view) => this.#tables.set(name, new Table(this.#views.get(name) ?? [], view.rows)));
+      this.#snapshot({ at: new Date().toISOString(), views: Object.fromEntries(answers.map((a) => [a.view, a])) });
     } catch {
       this.#onState("lost");
     }

@@ -7,18 +7,19 @@ import { byId, make, say, setText } from "./dom.js";
 import { number } from "./format.js";
 import { connectShare, renderHeadline, soundBite } from "./headline.js";
 import { Health } from "./health.js";
+import { History } from "./history.js";
 import { renderIntegrity } from "./integrity.js";
 import { Live } from "./live.js";
 import { Place } from "./place.js";
 import { Places } from "./places.js";
 import { fromStandings, Ranking } from "./ranking.js";
-import { Ticker } from "./ticker.js";
+import { happened, Ticker } from "./ticker.js";
 import { Tiles } from "./tiles.js";
 import { Timeline } from "./timeline.js";
 import { renderTurnout } from "./turnout.js";
 
-const VIEWS = ["election_summary", "election_call", "standings", "place_overview", "place_results", "share_over_time",
-  "election_events", "turnout_by_age", "turnout_by_gender"];
+const VIEWS = ["election_summary", "election_call", "election_lead", "standings", "vote_shares", "place_overview", "place_results",
+  "turnout_by_age", "turnout_by_gender"];
 /** Wait before the list of views is asked for again, while there is no answer or none is ready. */
 const RETRY_MS = 1_000;
 const TITLE = "Election night – Tally";
@@ -58,7 +59,8 @@ async function start() {
 class Night {
   #live;
   #health;
-  #status = null;
+  #shares = new History("vote_shares", () => this.#render((...names) => names.includes("vote_shares")));
+  #leads = new History("election_lead", () => this.#render((...names) => names.includes("election_lead")));
   #ranking = new Ranking(byId("ranking"));
   #tiles = new Tiles(href);
   #ticker = new Ticker(href);
@@ -68,11 +70,7 @@ class Night {
   #bite = "";
 
   constructor(views) {
-    this.#health = new Health((status) => {
-      this.#status = status;
-      renderIntegrity(status);
-      this.#renderTimeline();
-    });
+    this.#health = new Health(renderIntegrity);
     this.#live = new Live(views, {
       onRelease: (release) => this.#released(release),
       onState: (state) => this.#health.onState(state),
@@ -89,8 +87,11 @@ class Night {
 
   #row = (name) => this.#live.rows(name)[0];
 
-  #released({ changed, release, at }) {
+  #released({ changed, release, at, whole }) {
     if (release !== undefined) html.dataset.release = release;
+    for (const [name, history] of [["vote_shares", this.#shares], ["election_lead", this.#leads]]) {
+      if (changed.has(name)) history.released({ release, at, whole }, this.#live.rows(name));
+    }
     this.#render((...names) => names.some((name) => changed.has(name)));
     const summary = this.#row("election_summary");
     this.#health.onRelease({ at, votes: number(summary?.votes_cast), final: this.#row("election_call")?.call === "final" });
@@ -99,27 +100,27 @@ class Night {
   /** Shows what reads a view of which `isNew` says so. */
   #render(isNew) {
     const rows = (name) => this.#live.rows(name);
-    const candidates = fromStandings(rows("standings"));
-    if (isNew("election_summary", "election_call")) renderHeadline(this.#row("election_summary"), this.#row("election_call"));
-    if (isNew("standings")) {
+    const places = rows("place_overview");
+    const candidates = fromStandings(rows("standings"), places);
+    if (isNew("election_summary", "election_call", "election_lead")) {
+      renderHeadline(this.#row("election_summary"), this.#row("election_call"), this.#leads.points);
+    }
+    if (isNew("standings", "place_overview")) {
       say(byId("result"), candidates.length === 0 ? "There are no candidates." : null);
       this.#ranking.render(candidates);
       setText(byId("result-note"), candidates.some((c) => number(c.change) !== null) ? "Change in points on the election before" : "");
     }
     if (isNew("place_overview", "standings")) {
-      this.#tiles.render(rows("place_overview"));
-      this.#places.render(rows("place_overview"));
-      names(rows("place_overview"));
+      this.#tiles.render(places);
+      this.#places.render(places);
+      names(places);
     }
-    if (isNew("election_events", "standings")) this.#ticker.render(rows("election_events"), new Map(candidates.map((c) => [c.id, c.party])));
-    if (isNew("share_over_time", "standings")) this.#renderTimeline();
+    if (isNew("place_overview", "election_lead", "election_call", "standings")) {
+      this.#ticker.render(happened(places, this.#leads.points, this.#row("election_call"), candidates));
+    }
+    if (isNew("vote_shares", "standings")) this.#timeline.render(this.#shares.points, candidates);
     if (isNew("turnout_by_age", "turnout_by_gender")) renderTurnout(rows("turnout_by_age"), rows("turnout_by_gender"));
     this.#renderPlace();
-  }
-
-  #renderTimeline() {
-    const late = (this.#status?.sources ?? []).reduce((sum, source) => sum + (source.late_by_view?.share_over_time ?? 0), 0);
-    this.#timeline.render(this.#live.rows("share_over_time"), fromStandings(this.#live.rows("standings")), late);
   }
 
   #renderPlace() {

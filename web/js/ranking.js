@@ -62,14 +62,16 @@ function fill(row, candidate, place, longest) {
   row.change.dataset.way = changed > 0.05 ? "up" : changed < -0.05 ? "down" : "same";
 }
 
-/** Rows of the view `standings` as the list takes them. */
-export function fromStandings(rows) {
+/** Rows of the view `standings` as the list takes them; `places` are those of place_overview. */
+export function fromStandings(rows, places = []) {
+  const won = new Map();
+  for (const { winner_id: id } of places) if (id) won.set(id, (won.get(id) ?? 0) + 1);
   learnParties(rows.map((row) => name(row.party_affiliation, "No party")));
   const any = rows.some((row) => number(row.votes) > 0);
   return rows
     .map((row) => ({ id: row.candidate_id, name: name(row.candidate_name, "Name not given"), party: name(row.party_affiliation, "No party"),
       photo: row.photo_url, votes: number(row.votes) ?? 0, share: number(row.share_pct), change: any ? row.change_points : null,
-      note: row.places_won > 0 ? `${plural(row.places_won, "place")} won` : "", rank: row.rank }))
+      note: won.has(row.candidate_id) ? `${plural(won.get(row.candidate_id), "place")} won` : "", rank: row.rank }))
     .sort((a, b) => a.rank - b.rank);
 }
 

@@ -2,8 +2,7 @@
 
 import { partyColour } from "./colours.js";
 import { Chart, tooltip } from "./chart.js";
-import { byId, setText } from "./dom.js";
-import { clockTime, count, instant, minuteTime, number, percent, plural } from "./format.js";
+import { clockTime, count, minuteTime, number, percent } from "./format.js";
 
 /** Below this span the axis shows seconds. */
 const SHORT_MS = 4 * 60_000;
@@ -18,14 +17,12 @@ const LINE_PX = 16;
 export class Timeline {
   #chart = new Chart("timeline");
 
-  /** `rows` of share_over_time, `candidates` as the ranked list has them, `late` ballots that came too late for it. */
-  render(rows, candidates, late) {
-    const note = byId("timeline-late");
-    note.hidden = !(late > 0);
-    setText(note, late > 0 ? `${plural(late, "ballot")} came too late for this chart. Every other figure counts them.` : "");
+  /** `releases` are the history of vote_shares, `candidates` as the ranked list has them. */
+  render(releases, candidates) {
+    const counted = releases.map(({ at, rows }) => [at, new Map(rows.map((row) => [row.candidate_id, row]))])
+      .filter(([, rows]) => [...rows.values()].some((row) => number(row.share_pct) !== null));
     const lines = candidates.map((candidate) => ({ ...candidate,
-      points: rows.filter((row) => row.candidate_id === candidate.id)
-        .map((row) => [instant(row.time), number(row.share_pct), row.votes]).sort((a, b) => a[0] - b[0]) }));
+      points: counted.map(([at, rows]) => [at, number(rows.get(candidate.id)?.share_pct) ?? 0, rows.get(candidate.id)?.votes ?? 0]) }));
     const points = Math.max(0, ...lines.map((line) => line.points.length));
     this.#chart.message(points < 2 ? "The lines begin with the first ballots." : null);
     if (points < 2) return;

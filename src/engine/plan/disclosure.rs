@@ -41,6 +41,10 @@ pub fn disclosure(
                 .error(format!("complete_when '{column}' must be a BOOLEAN column of the view")));
         }
     }
+    let history = def.disclosure.history;
+    if history.is_some() && access == Access::Operator {
+        return Err(def.place.error("history is of releases, and the operator's views are in none"));
+    }
     let mut warnings = Vec::new();
     if access == Access::Public && shows_rows {
         warnings.push(
@@ -55,11 +59,13 @@ pub fn disclosure(
             key.join(", ")
         ));
     }
-    Ok(Disclosure { access, secret, complete_when: def.disclosure.complete_when.clone(), warnings })
+    let complete_when = def.disclosure.complete_when.clone();
+    Ok(Disclosure { access, secret, complete_when, history, warnings })
 }
 
 fn secret(def: &ViewDef, schema: &SchemaRef, key: &[String]) -> Result<Option<Secret>> {
-    let Some(by) = def.disclosure.secret_by.clone() else {
+    // Sorted, so that views with the same columns in another order are told to be alike.
+    let Some(mut by) = def.disclosure.secret_by.clone() else {
         return match def.disclosure.counted_in {
             Some(_) => Err(def.place.error("counted_in belongs to secret_by")),
             None => Ok(None),
@@ -72,7 +78,9 @@ fn secret(def: &ViewDef, schema: &SchemaRef, key: &[String]) -> Result<Option<Se
         let reason = format!("secret_by '{other}' is no key column; the key is {}", key.join(", "));
         return Err(def.place.error(reason));
     }
-    let choice: Vec<String> = key.iter().filter(|column| !by.contains(column)).cloned().collect();
+    let mut choice: Vec<String> = key.iter().filter(|column| !by.contains(column)).cloned().collect();
+    choice.sort();
+    by.sort();
     let is_count = |name: &str| {
         schema.field_with_name(name).is_ok_and(|field| field.data_type().is_integer())
             && !key.iter().any(|column| column == name)
@@ -232,6 +240,8 @@ mod tests {
             ),
             ("WITH (counted_in = 'votes')", "counted_in belongs to secret_by"),
             ("WITH (complete_when = 'votes')", "must be a BOOLEAN column"),
+            ("WITH (history = 'long')", "history 'long' is no number of releases from 1 to 1000"),
+            ("WITH (history = '9', access = 'operator')", "the operator's views are in none"),
         ] {
             let error = disclosed(options, query).await.unwrap_err().to_string();
             assert!(error.contains(reason) && error.contains("queries/test.sql:3"), "{options}: {error}");
