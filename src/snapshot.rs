@@ -56,6 +56,7 @@ impl Status {
         status.failed_views.iter_mut().for_each(|failed| *failed = failed.without_values());
         status.state_bytes = released.state_bytes;
         status.state_bytes_by_view.clear();
+        status.seconds_by_view.clear();
         status
     }
 }
@@ -109,6 +110,8 @@ pub struct Status {
     pub state_bytes: usize,
     /// Of each view, bytes of its state, shared with other views or not, and of its rows.
     pub state_bytes_by_view: BTreeMap<String, usize>,
+    /// Of each view, seconds that its parts, shared with other views or not, have worked since the start.
+    pub seconds_by_view: BTreeMap<String, f64>,
     #[serde(skip)]
     /// When this was published, to judge whether the engine is alive.
     pub published_at: Instant,

@@ -5,6 +5,7 @@ mod disclosure;
 mod place;
 mod rule;
 mod source;
+mod text;
 mod view;
 
 use std::collections::BTreeMap;
@@ -82,8 +83,10 @@ impl Catalog {
                 errors.push(parse_error(&start, e));
                 Default::default()
             });
-            for statement in statements {
-                errors.extend(catalog.add(&file.path, statement, session).await.err());
+            let texts = text::statements(&file.text);
+            for (i, statement) in statements.into_iter().enumerate() {
+                let text = texts.get(i).copied().unwrap_or_default();
+                errors.extend(catalog.add(&file.path, statement, text, session).await.err());
             }
         }
         Error::all(errors)?;
@@ -114,7 +117,13 @@ impl Catalog {
             .collect()
     }
 
-    async fn add(&mut self, file: &Path, statement: Statement, session: &SessionState) -> Result<()> {
+    async fn add(
+        &mut self,
+        file: &Path,
+        statement: Statement,
+        text: &str,
+        session: &SessionState,
+    ) -> Result<()> {
         match statement {
             Statement::CreateExternalTable(table) => {
                 let place = Place::at(file, name_span(&table.name));
@@ -131,7 +140,7 @@ impl Catalog {
             }
             Statement::Statement(sql) => match *sql {
                 SqlStatement::CreateView(view) => {
-                    let view = view::view(Place::at(file, name_span(&view.name)), view)?;
+                    let view = view::view(Place::at(file, name_span(&view.name)), view, text)?;
                     self.unique(&view.name, &view.place)?;
                     self.views.insert(view.name.clone(), view);
                 }

@@ -49,6 +49,8 @@ impl Mode {
 pub struct ViewDef {
     /// Its name in SQL.
     pub name: String,
+    /// Its declaration, as it was written.
+    pub text: String,
     /// Where it is declared.
     pub place: Place,
     /// The statement's query, with window functions in FROM as they stand there.
@@ -69,10 +71,11 @@ pub struct ViewDef {
     pub disclosure: DisclosureDef,
 }
 
-pub(super) fn view(place: Place, view: CreateView) -> Result<ViewDef> {
+pub(super) fn view(place: Place, view: CreateView, text: &str) -> Result<ViewDef> {
     let name = bare_name(&view.name, &place)?;
     let mut def = ViewDef {
         name,
+        text: text.into(),
         query: Statement::Statement(Box::new(SqlStatement::Query(view.query))),
         materialized: view.materialized,
         topic: None,

@@ -1,5 +1,6 @@
 //! The engine: keeps the views of `queries/` up to date. Rows come in as record batches, one micro-batch
-//! at a time; what changed in each view goes out as record batches. It does no I/O and reads no clock.
+//! at a time; what changed in each view goes out as record batches. It does no I/O, and reads a clock only to tell
+//! how long its parts have worked.
 //!
 //! Nothing that a value does ends it: a row that an expression can't take is left out of the views that ask
 //! for it; a view whose finishing plan fails keeps its last good rows and says why, until it can go on.
@@ -50,6 +51,7 @@ mod work;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use arrow::array::{Int64Array, RecordBatch, UInt32Array};
 use datafusion::prelude::SessionContext;
@@ -180,6 +182,17 @@ impl Engine {
         let of = |view: &View| {
             let nodes: usize = view.nodes().iter().map(|node| self.nodes[*node].bytes()).sum();
             (view.info.name.clone(), view.own_bytes() + nodes + self.graph.bytes(view.parts()))
+        };
+        self.views.iter().map(of).collect()
+    }
+
+    /// Of each view, seconds that it and its nodes, which others may share, have worked since the start. Nodes work at
+    /// the same time, so they may be more than have passed.
+    pub fn seconds_by_view(&self) -> BTreeMap<String, f64> {
+        let of = |view: &View| {
+            let nodes: Duration = view.nodes().iter().map(|node| self.nodes[*node].busy).sum();
+            let busy = view.busy + nodes + self.graph.busy(view.parts());
+            (view.info.name.clone(), busy.as_secs_f64())
         };
         self.views.iter().map(of).collect()
     }
@@ -345,7 +358,9 @@ impl Engine {
         for view in &mut self.views {
             let flows = (&changes, &self.graph);
             let plans = (&self.runner, &self.inputs);
+            let begun = Instant::now();
             view.follow(&batch, &changed, &self.nodes, flows, plans, &mut applied).await;
+            view.busy += begun.elapsed();
         }
         self.shut_views_over_their_limit();
         applied.late.sort();

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
 use datafusion::error::Result;
@@ -35,6 +36,8 @@ pub struct Stateful {
     pub append_only: bool,
     /// Why it misses rows for good, if it does.
     pub broken: Option<String>,
+    /// How long it has worked.
+    pub busy: Duration,
 }
 
 /// What a micro-batch did to one node.
@@ -69,7 +72,10 @@ impl Stateful {
 
     /// A node that fails as a whole misses these rows: its views can't be right any more.
     async fn add_or_break(&mut self, rows: &Rows) -> Option<NodeChange> {
-        match guard::catch_async(self.add(rows)).await {
+        let begun = Instant::now();
+        let added = guard::catch_async(self.add(rows)).await;
+        self.busy += begun.elapsed();
+        match added {
             Ok(change) => Some(change),
             Err(error) => {
                 let reason = plain(&error);

@@ -359,3 +359,19 @@ async fn a_view_that_may_hold_no_more_rows_stops_and_says_which_it_is() {
     assert_eq!((failure.view.as_str(), failure.place.line), ("all_rows", 2));
     assert!(failure.reason.contains("more than its hold_rows = 2 rows"), "{}", failure.reason);
 }
+
+#[tokio::test]
+async fn the_work_of_a_view_is_told_with_that_of_its_nodes() {
+    let mut engine = engine().await;
+    engine.start().await.unwrap();
+    let before = engine.seconds_by_view();
+    let event = |id| Event { id, place: Some("a".into()), amount: Some(4), at: 0 };
+    engine.apply("events", events(&[event(1), event(2)]), None).await.unwrap();
+    let after = engine.seconds_by_view();
+    // Of the node alone, of a dataflow over two, and of a view on a view.
+    for view in ["by_place", "two", "view_on_view"] {
+        assert!(after[view] > before[view], "{view}: {before:?} and then {after:?}");
+    }
+    engine.apply("nothing", events(&[event(3)]), None).await.unwrap();
+    assert_eq!(engine.seconds_by_view(), after);
+}

@@ -30,6 +30,8 @@ pub struct ViewInfo {
     pub plan: String,
     /// Who may read it, and what must not be told apart in it.
     pub disclosure: Disclosure,
+    /// Its declaration, as it was written.
+    pub sql: String,
 }
 
 /// Who may read a view over HTTP, and what must not be told apart in it. The engine only passes it on.

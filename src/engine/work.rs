@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
@@ -32,6 +33,8 @@ pub struct View {
     pub work: Work,
     /// While it shows its last good rows: why.
     pub failed: Option<Failed>,
+    /// How long it has worked above its nodes and parts.
+    pub busy: Duration,
 }
 
 /// What keeps a view's rows.
@@ -76,7 +79,7 @@ const RETRY_SHARE: usize = 4;
 impl View {
     /// A view without rows.
     pub fn new(info: ViewInfo, place: Place, references: BTreeSet<String>, mode: Mode, work: Work) -> View {
-        View { info: Arc::new(info), place, references, mode, work, failed: None }
+        View { info: Arc::new(info), place, references, mode, work, failed: None, busy: Duration::ZERO }
     }
 
     /// The nodes that it reads.

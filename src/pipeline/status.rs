@@ -103,6 +103,7 @@ impl Publisher {
             reference_tables,
             state_bytes: executor.state_bytes(),
             state_bytes_by_view: engine.state_bytes_by_view(),
+            seconds_by_view: engine.seconds_by_view(),
             ..Status::starting(self.started_at)
         };
         let now = Some(SystemTime::now());
@@ -183,6 +184,7 @@ impl Status {
             reference_tables: Vec::new(),
             state_bytes: 0,
             state_bytes_by_view: BTreeMap::new(),
+            seconds_by_view: BTreeMap::new(),
             published_at: Instant::now(),
         }
     }

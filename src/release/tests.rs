@@ -80,6 +80,7 @@ fn of(
         upkeep: Default::default(),
         plan: String::new(),
         disclosure,
+        sql: String::new(),
     };
     Arc::new(ViewSnapshot::new(Arc::new(info), epoch, None, Arc::new(rows)))
 }

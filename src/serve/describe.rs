@@ -22,6 +22,7 @@ pub(super) fn views() -> Value {
             "key": {"type": "array", "items": {"type": "string"}, "description": "Columns that tell its rows apart"},
             "mode": {"enum": ["update", "complete", "append"]},
             "access": {"enum": ["public", "operator"], "description": "Who reads it"},
+            "sql": {"type": "string", "description": "Its declaration"},
             "topic": {"type": ["string", "null"]},
             "rows": {"type": "integer", "minimum": 0},
             "epoch": {"type": "integer", "minimum": 0, "description": "The one that last changed it"},

@@ -203,6 +203,9 @@ fn views(out: &mut Out, status: &Status) -> fmt::Result {
     let by_view = status.state_bytes_by_view.iter();
     let by_view = by_view.map(|(view, bytes)| (vec![("view", view.clone())], *bytes as f64));
     out.gauge("tally_view_state_bytes", "State of a view, shared with others or not", by_view)?;
+    let seconds = status.seconds_by_view.iter();
+    let seconds = seconds.map(|(view, seconds)| (vec![("view", view.clone())], *seconds));
+    out.counter("tally_view_seconds", "Work of a view's parts, shared with others or not", seconds)?;
     let failed = status.failed_views.iter().map(|failed| (vec![("view", failed.view.clone())], 1.0));
     out.gauge("tally_view_failed", "Views that show their last good rows", failed)?;
     out.gauge("tally_views_failed", "How many these are", [one(status.failed_views.len() as f64)])

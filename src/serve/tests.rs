@@ -57,6 +57,7 @@ fn view(name: &str, batch: RecordBatch, epoch: u64) -> (String, Arc<ViewSnapshot
         plan: "finishing: incremental\n  Aggregate".into(),
         topic: Some(format!("aggregated_{name}")),
         disclosure: Default::default(),
+        sql: format!("CREATE MATERIALIZED VIEW {name} AS SELECT 1"),
     };
     let changed_at = UNIX_EPOCH + Duration::from_millis(epoch);
     (name.into(), Arc::new(ViewSnapshot::new(Arc::new(info), epoch, Some(changed_at), Arc::new(batch))))

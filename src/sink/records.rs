@@ -175,6 +175,7 @@ mod tests {
                 upkeep: Default::default(),
                 plan: String::new(),
                 disclosure: Default::default(),
+                sql: String::new(),
             }),
             changelog: Changelog { ops: vec![Op::Insert, Op::Update, Op::Delete], rows: rows.clone() },
             rows: Arc::new(rows.clone()),

@@ -134,8 +134,9 @@ function rejects(list) {
 function viewStates(status) {
   const failed = new Map((status.failed_views ?? []).map((view) => [view.view, view]));
   const by = status.state_bytes_by_view ?? {};
-  table("state", ["View", "Rows", "State", "Epoch", "Changed", "Topic", "Access", "Health"], views.map((view) => [
-    view.name, count(view.rows), bytes(by[view.name]), count(view.epoch), clockTime(instant(view.changed_at)), view.topic ?? "–",
+  const seconds = status.seconds_by_view ?? {};
+  table("state", ["View", "Rows", "State", "Work", "Epoch", "Changed", "Topic", "Access", "Health"], views.map((view) => [
+    view.name, count(view.rows), bytes(by[view.name]), view.name in seconds ? `${decimal(seconds[view.name])} s` : "–", count(view.epoch), clockTime(instant(view.changed_at)), view.topic ?? "–",
     view.access ?? "–", failed.has(view.name) ? `failed: ${failed.get(view.name).reason}` : "up to date",
   ]));
 }

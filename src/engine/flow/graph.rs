@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use arrow::array::{Int64Array, RecordBatch, RecordBatchOptions};
 use arrow::compute::concat_batches;
@@ -47,6 +48,8 @@ pub struct Vertex {
     tried: usize,
     /// Why rows were left out of the last change.
     left_out: Vec<String>,
+    /// How long it has worked.
+    busy: Duration,
 }
 
 /// A part that has failed tries again once its pending rows have grown by this share, or are few.
@@ -95,6 +98,7 @@ impl Vertex {
             broken: false,
             tried: 0,
             left_out: Vec::new(),
+            busy: Duration::ZERO,
         }
     }
 
@@ -271,7 +275,10 @@ impl Graph {
             }
             let schemas: Vec<SchemaRef> =
                 vertex.inputs.iter().map(|input| Arc::clone(&below[*input].schema)).collect();
-            match vertex.advance(&schemas, run).await {
+            let begun = Instant::now();
+            let advanced = vertex.advance(&schemas, run).await;
+            vertex.busy += begun.elapsed();
+            match advanced {
                 Ok(changed) => {
                     vertex.failed = None;
                     let Some(changed) = changed.filter(|changed| !changed.is_empty()) else { continue };
@@ -333,6 +340,11 @@ impl Graph {
     /// Bytes that parts hold.
     pub fn bytes(&self, parts: impl IntoIterator<Item = usize>) -> usize {
         parts.into_iter().map(|position| self.vertices[position].bytes()).sum()
+    }
+
+    /// How long parts have worked.
+    pub fn busy(&self, parts: impl IntoIterator<Item = usize>) -> Duration {
+        parts.into_iter().map(|position| self.vertices[position].busy).sum()
     }
 
     /// Rows that parts hold.

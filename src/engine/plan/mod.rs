@@ -11,6 +11,7 @@ mod window_cut;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::datatypes::SchemaRef;
 use datafusion::catalog::MemorySchemaProvider;
@@ -293,6 +294,7 @@ impl Engine {
             upkeep,
             plan: plan_text,
             disclosure,
+            sql: def.text.clone(),
         };
         self.views.push(View::new(info, def.place.clone(), tables, mode, work));
         Ok(())
@@ -465,7 +467,18 @@ impl Engine {
             |stream: &String| catalog.sources.get(stream).is_some_and(|source| source.retracts());
         let is_rows = !matches!(plan, LogicalPlan::Aggregate(_)) && bound::own_sessions(&plan).is_none();
         let append_only = is_rows && !streams.iter().any(takes_back);
-        Ok(Stateful { identity, below, upkeep, streams, references, table, node, append_only, broken: None })
+        Ok(Stateful {
+            identity,
+            below,
+            upkeep,
+            streams,
+            references,
+            table,
+            node,
+            append_only,
+            broken: None,
+            busy: Duration::ZERO,
+        })
     }
 
     /// What keeping a view up to date takes.

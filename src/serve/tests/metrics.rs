@@ -68,6 +68,7 @@ fn eventful() -> Status {
             error: Some("away".into()),
         }],
         state_bytes_by_view: BTreeMap::from([("by_city".into(), 9)]),
+        seconds_by_view: BTreeMap::from([("by_city".into(), 1.5)]),
         ..Status::starting(SystemTime::now())
     }
 }
