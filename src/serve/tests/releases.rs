@@ -19,6 +19,7 @@ async fn the_public_sees_the_release_and_the_operator_the_epoch() {
         list["views"].as_array().unwrap().iter().map(|v| v["name"].clone()).collect::<Vec<_>>()
     };
     assert_eq!(names(&list), ["numbers", "votes_per_candidate"]);
+    assert_eq!(list["views"][0]["sql"], "CREATE MATERIALIZED VIEW numbers AS SELECT 1");
     assert_eq!(names(&own), ["ballots", "numbers", "votes_per_candidate"]);
     let path = "/api/views/votes_per_candidate";
     assert_eq!(server.json(path).await["epoch"], 7);
