@@ -8,6 +8,7 @@ import { showOperator } from "./operator.js";
 const EVERY_MS = 2_000;
 /** So many answers make a line. */
 const KEPT = 150;
+const KEPT_MIN = 10;
 
 const history = new Map();
 let views = [];
@@ -91,12 +92,14 @@ function figures(status) {
 /** A small line of the newest values. */
 function line(values) {
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-  svg.setAttribute("viewBox", `0 0 ${KEPT} 30`);
+  // Few values are drawn wide, so that the line is one from the start.
+  const width = Math.max(KEPT_MIN, values.length);
+  svg.setAttribute("viewBox", `0 0 ${width - 1} 30`);
   svg.setAttribute("preserveAspectRatio", "none");
   svg.setAttribute("aria-hidden", "true");
   const most = Math.max(...values, 1e-9);
   const shape = document.createElementNS("http://www.w3.org/2000/svg", "polyline");
-  shape.setAttribute("points", values.map((value, i) => `${KEPT - values.length + i},${(29 - (27 * value) / most).toFixed(1)}`).join(" "));
+  shape.setAttribute("points", values.map((value, i) => `${width - values.length + i},${(29 - (27 * value) / most).toFixed(1)}`).join(" "));
   svg.append(shape);
   return svg;
 }

@@ -10,7 +10,7 @@ const RANKS = { declared: 2, counting: 1, waiting: 0 };
 /** Column → heading, what it sorts by, and its text. */
 const COLUMNS = [
   { id: "place", title: "Place", by: (row) => row.place, text: (row) => row.place },
-  { id: "state", title: "Declared", by: (row) => RANKS[row.state] * 1e13 + (instant(row.declared_at) ?? row.counted_pct), numeric: true,
+  { id: "state", title: "Declared", by: (row) => RANKS[row.state] * 1e13 + (instant(row.declared_at) ?? row.counted_pct), numeric: true, later: true,
     text: (row) => (row.state === "declared" ? minuteTime(instant(row.declared_at)) : STATES[row.state] ?? "") },
   { id: "winner", title: "Winner", by: (row) => row.winner_name ?? "\uffff", text: (row) => name(row.winner_name, row.state === "declared" ? "Level" : "–") },
   { id: "share", title: "Share", by: (row) => number(row.winner_pct) ?? -1, numeric: true, text: (row) => percent(row.winner_pct) },
@@ -162,5 +162,6 @@ function newLine() {
   return line;
 }
 
-const classOf = ({ numeric, second }) => [numeric ? "number" : "", second ? "second" : ""].join(" ").trim();
+/** What is left out first where there is little room: `second`, then `later`. */
+const classOf = ({ numeric, second, later }) => [numeric && "number", second && "second", later && "later"].filter(Boolean).join(" ");
 const compare = (a, b) => (typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b)));

@@ -34,7 +34,8 @@ export class Ticker {
       let item = this.#items.get(event.id);
       const isNew = !item;
       if (isNew) this.#items.set(event.id, (item = this.#create(event)));
-      setText(item.querySelector(".event-text"), event.headline);
+      // A number and its unit stay on one line.
+      setText(item.querySelector(".event-text"), event.headline.replaceAll(" %", "\u00a0%"));
       item.style.setProperty("--mark", partyColour(event.party));
       if (list.children[i] !== item) list.insertBefore(item, list.children[i] ?? null);
       if (isNew && this.#begun) glow(item);

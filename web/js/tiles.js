@@ -71,6 +71,14 @@ export class Tiles {
       item.append(swatch, make("span", "", `${party} ${count(n)}`));
       return item;
     });
+    const level = places.filter((place) => place.state === "declared" && !place.winner_party).length;
+    if (level > 0) {
+      const item = make("li");
+      const swatch = make("span", "swatch level", "=");
+      swatch.setAttribute("aria-hidden", "true");
+      item.append(swatch, make("span", "", `Level ${count(level)}`));
+      items.push(item);
+    }
     const open = places.filter((place) => place.state !== "declared").length;
     if (open > 0) {
       const item = make("li");

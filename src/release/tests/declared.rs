@@ -98,8 +98,11 @@ fn choices(a: i64, b: i64) -> Choices {
     super::super::choices::all(&batch.unwrap(), &secret).unwrap()
 }
 
+/// Of each group, how many chose `a` and `b`.
+type Totals<'a> = &'a [(&'a str, i64, i64)];
+
 /// Notes releases of these totals by group, and tells which of the groups may then be shown.
-fn showable(links: &mut Links, releases: &[&[(&str, i64, i64)]]) -> Vec<String> {
+fn showable(links: &mut Links, releases: &[Totals]) -> Vec<String> {
     for release in releases {
         let of = |(group, a, b): &(&str, i64, i64)| (Some(group.as_bytes().to_vec()), choices(*a, *b));
         links.note(Some(release.iter().map(of).collect()));
@@ -113,7 +116,7 @@ fn showable(links: &mut Links, releases: &[&[(&str, i64, i64)]]) -> Vec<String> 
 
 #[test]
 fn a_group_is_tied_to_the_hidden_ones_by_all_their_releases_together() {
-    let cases: [(&[&[(&str, i64, i64)]], &[&str]); 6] = [
+    let cases: [(&[Totals], &[&str]); 6] = [
         // One release: what is left of it are the others.
         (&[&[("kent", 20, 20), ("york", 6, 5)]], &["kent", "york"]),
         (&[&[("kent", 20, 20), ("york", 6, 3)]], &[]),
@@ -131,14 +134,14 @@ fn a_group_is_tied_to_the_hidden_ones_by_all_their_releases_together() {
 
 #[test]
 fn what_is_forgotten_or_was_missed_ties_nothing() {
-    let both: &[(&str, i64, i64)] = &[("kent", 20, 20), ("york", 10, 10)];
+    let both: Totals = &[("kent", 20, 20), ("york", 10, 10)];
     let mut links = Links::new(10);
     links.note(Some(HashMap::new()));
     links.note(None);
     assert_eq!(showable(&mut links, &[both]), [""; 0], "nobody knows in which release they came");
     let mut links = Links::bounded(10, 3);
     assert_eq!(showable(&mut links, &[both]), ["kent", "york"]);
-    let more: &[(&str, i64, i64)] = &[("kent", 21, 21), ("york", 12, 12)];
+    let more: Totals = &[("kent", 21, 21), ("york", 12, 12)];
     assert_eq!(showable(&mut links, &[more]), [""; 0]);
 }
 
