@@ -132,7 +132,7 @@ impl Page {
     }
 }
 
-/// The rows whose column has one of the values. No text at all is NULL, where the column is no text.
+/// The rows whose column has one of the values. No text at all is NULL, and in a column of text also an empty one.
 fn having(batch: &RecordBatch, column: &str, values: &[String]) -> Result<RecordBatch, Problem> {
     let array = batch.column_by_name(column).ok_or_else(|| no_column(column))?;
     let mut wanted = BooleanArray::from(vec![false; batch.num_rows()]);
@@ -154,8 +154,9 @@ fn equal(array: &ArrayRef, value: &str) -> Result<BooleanArray, ArrowError> {
         return is_null(array);
     }
     let options = CastOptions { safe: false, ..CastOptions::default() };
-    let value = cast_with_options(&StringArray::from(vec![value]), array.data_type(), &options)?;
-    eq(array, &Scalar::new(value))
+    let text = cast_with_options(&StringArray::from(vec![value]), array.data_type(), &options)?;
+    let equal = eq(array, &Scalar::new(text))?;
+    if value.is_empty() { or_kleene(&equal, &is_null(array)?) } else { Ok(equal) }
 }
 
 fn no_column(column: &str) -> Problem {

@@ -24,7 +24,7 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::catalog::Access;
-use crate::engine::ViewInfo;
+use crate::engine::{Disclosure, ViewInfo};
 use crate::release::Policy;
 use crate::shutdown::Shutdown;
 use crate::snapshot::{PauseStatus, Published, Status, ViewSnapshot};
@@ -47,6 +47,7 @@ fn candidates() -> RecordBatch {
     ])
 }
 
+/// A view by its name; `numbers` keeps releases.
 fn view(name: &str, batch: RecordBatch, epoch: u64) -> (String, Arc<ViewSnapshot>) {
     let info = ViewInfo {
         name: name.into(),
@@ -56,7 +57,7 @@ fn view(name: &str, batch: RecordBatch, epoch: u64) -> (String, Arc<ViewSnapshot
         upkeep: Default::default(),
         plan: "finishing: incremental\n  Aggregate".into(),
         topic: Some(format!("aggregated_{name}")),
-        disclosure: Default::default(),
+        disclosure: Disclosure { history: (name == "numbers").then_some(4), ..Disclosure::default() },
         sql: format!("CREATE MATERIALIZED VIEW {name} AS SELECT 1"),
     };
     let changed_at = UNIX_EPOCH + Duration::from_millis(epoch);

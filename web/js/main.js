@@ -52,7 +52,7 @@ async function start() {
   }
   const wanted = views.views.filter((view) => VIEWS.includes(view.name) && view.access !== "operator");
   if (wanted.some((view) => view.name === "election_call")) new Night({ ...views, views: wanted });
-  else (await import("./project.js")).showProject();
+  else (await import("./project.js")).showProject({ alone: true });
 }
 
 /** The page of an election. */

@@ -8,9 +8,11 @@ import { rowsTable } from "./rows.js";
 
 const EVERY_MS = 2_000;
 const ROWS = 20;
+/** So few views are open from the start. */
+const OPEN_MAX = 4;
 
-/** Replaces what the page has by the project's page. */
-export function showProject() {
+/** Replaces what the page has by the project's page; `alone`: there is no other page of results. */
+export function showProject({ alone = false } = {}) {
   takeToken();
   document.title = "Views – Tally";
   if (!document.querySelector('link[href="css/tools.css"]')) {
@@ -19,7 +21,7 @@ export function showProject() {
     style.href = "css/tools.css";
     document.head.append(style);
   }
-  document.body.replaceChildren(...frame());
+  document.body.replaceChildren(...frame(alone));
   const open = new Map();
   const refresh = async () => {
     if (document.hidden) return;
@@ -39,7 +41,7 @@ export function showProject() {
   refresh();
 }
 
-function frame() {
+function frame(alone) {
   const skip = make("a", "skip", "Skip to the views");
   skip.href = "#views";
   const top = make("header", "top");
@@ -50,7 +52,7 @@ function frame() {
   brand.append(logo, make("span", "", "Tally"));
   const nav = make("nav", "sections");
   nav.setAttribute("aria-label", "Pages");
-  for (const [name, href] of [["Results", "./"], ["Views", "views.html"], ["Console", "console.html"], ["Operations", "operations.html"]]) {
+  for (const [name, href] of [...(alone ? [] : [["Results", "./"]]), ["Views", "views.html"], ["Console", "console.html"], ["Operations", "operations.html"]]) {
     const link = make("a", "", name);
     link.href = href;
     if (name === "Views") link.setAttribute("aria-current", "page");
@@ -104,6 +106,7 @@ function list(views, open) {
     let entry = open.get(view.name);
     if (!entry) {
       entry = newEntry(view);
+      entry.box.open = views.length <= OPEN_MAX;
       open.set(view.name, entry);
       byId("list").append(entry.box);
     }
@@ -119,18 +122,20 @@ function newEntry(view) {
   const note = make("span", "quiet");
   head.append(make("code", "", view.name), note);
   const tools = make("p", "tools");
-  for (const [text, href] of [["Rows as JSON", viewUrl(view.name)], ["Plan", `/api/views/${encodeURIComponent(view.name)}/plan`],
+  for (const [text, href] of [["Rows as JSON", viewUrl(view.name)], ["CSV", `/api/views/${encodeURIComponent(view.name)}.csv`], ["Plan", `/api/views/${encodeURIComponent(view.name)}/plan`],
     ["Query in the console", `console.html#${new URLSearchParams({ q: `SELECT *\nFROM ${view.name}\nLIMIT 100` })}`]]) {
     const link = make("a", "", text);
     link.href = href;
     tools.append(link);
   }
   const facts = make("p", "quiet", `Key: ${view.key?.join(", ") || "the whole row"} · mode ${view.mode} · topic ${view.topic ?? "none"}`);
+  const sql = make("details");
+  sql.append(make("summary", "", "SQL"), make("pre", "", view.sql ?? ""));
   const table = make("div", "scroll rows-box");
   table.tabIndex = 0;
   table.setAttribute("role", "group");
   table.setAttribute("aria-label", `Rows of ${view.name}`);
-  box.append(head, facts, tools, table);
+  box.append(head, facts, tools, sql, table);
   const entry = { box, note, table, name: view.name };
   box.addEventListener("toggle", () => box.open && rows(entry));
   return entry;

@@ -63,6 +63,12 @@ async fn rows_are_chosen_by_their_values() {
             "{parameters}"
         );
     }
+    let mut published = Published::clone(&published(8, true));
+    let names: ArrayRef = Arc::new(StringArray::from(vec![Some("a"), None, Some("")]));
+    published.views.extend([view("names", batch(vec![("name", names)]), 8)]);
+    server.publish.send(Arc::new(published)).unwrap();
+    server.released(8).await;
+    assert_eq!(server.json("/api/views/names?name=").await["total_rows"], 2, "NULL and no text");
     let page = server.json("/api/views/votes_per_candidate?total_votes=10&limit=1").await;
     assert_eq!((page["rows"].as_array().unwrap().len(), &page["total_rows"]), (1, &json!(2)));
     let bad = server.get("/api/views/votes_per_candidate?total_votes=many").send().await.unwrap();

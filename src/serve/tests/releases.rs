@@ -45,29 +45,32 @@ async fn a_status_can_be_waited_for() {
     assert_eq!(problem(server.get("/api/status?after=x").send().await.unwrap()).await.0, 400);
 }
 
-/// Views as they are at `epoch`, of which one keeps two releases and has `n` as its row.
-fn with_history(epoch: u64, n: i64) -> Arc<Published> {
-    let mut published = Published::clone(&published(epoch, true));
-    let (name, mut snapshot) = view("share", batch(vec![("n", Arc::new(Int64Array::from(vec![n])))]), epoch);
-    let info = Arc::make_mut(&mut Arc::get_mut(&mut snapshot).unwrap().info);
-    info.disclosure.history = Some(4);
-    published.views.insert(name, snapshot);
-    Arc::new(published)
-}
-
 #[tokio::test]
 async fn a_view_with_history_tells_how_it_was_in_each_release() {
-    let server = serve(|app| app.published = watch::channel(with_history(7, 0)).1).await;
-    let path = "/api/views/share/history";
-    let rows = |answer: &Value| {
-        let releases = answer["releases"].as_array().unwrap();
-        releases.iter().map(|release| release["rows"][0]["n"].as_i64().unwrap()).collect::<Vec<_>>()
+    let server = serve(|_| {}).await;
+    server.released(7).await;
+    for (epoch, n) in [(8, 1), (9, 1), (10, 2)] {
+        let mut published = Published::clone(&published(epoch, true));
+        let rows = batch(vec![("n", Arc::new(Int64Array::from(vec![n])))]);
+        published.views.extend([view("numbers", rows, epoch)]);
+        server.publish.send(Arc::new(published)).unwrap();
+        server.released(epoch).await;
+    }
+    let answer = server.json("/api/views/numbers/history").await;
+    assert_eq!(answer["columns"], json!([{ "name": "n", "type": "BIGINT" }]));
+    let told = |release: &Value| {
+        (
+            release["release"].clone(),
+            release["rows"].as_array().unwrap().len(),
+            release["rows"][0]["n"].clone(),
+        )
     };
-    let answer = server.json(path).await;
-    assert_eq!((rows(&answer), &answer["columns"][0]["type"]), (vec![0], &json!("BIGINT")));
-    assert_eq!(answer["releases"][0]["release"], 1);
+    let releases: Vec<_> = answer["releases"].as_array().unwrap().iter().map(told).collect();
+    let expected = [(1, 5_000, 0), (2, 1, 1), (4, 1, 2)];
+    assert_eq!(releases, expected.map(|(release, rows, n)| (json!(release), rows, json!(n))));
     assert!(answer["releases"][0]["at"].as_str().unwrap().ends_with('Z'));
-    let (status, body) = problem(server.get("/api/views/numbers/history").send().await.unwrap()).await;
+    let (status, body) =
+        problem(server.get("/api/views/votes_per_candidate/history").send().await.unwrap()).await;
     assert_eq!(status, 404);
     assert!(detail(&body).contains("history = '300'"), "{body}");
 }
