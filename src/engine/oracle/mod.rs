@@ -7,6 +7,7 @@ mod consumer;
 mod driver;
 mod finality;
 mod intervals;
+mod nexmark;
 mod order;
 mod recount;
 mod rows;
@@ -15,6 +16,7 @@ mod slt;
 mod statements;
 mod tables;
 mod told;
+mod tpch;
 mod windows;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -321,4 +323,12 @@ fn weighted(rows: &RecordBatch) -> Vec<(i64, Vec<String>)> {
     let weights = rows.column_by_name(WEIGHT).expect("it takes rows back").as_primitive::<Int64Type>();
     let columns: Vec<_> = (0..rows.num_columns() - 1).collect();
     weights.values().iter().copied().zip(cells(&rows.project(&columns).unwrap())).collect()
+}
+
+/// What the `.sql` files of a folder declare.
+fn statements_of(folder: &str) -> String {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+    let mut files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    files.iter().map(|file| std::fs::read_to_string(file).unwrap()).collect()
 }
