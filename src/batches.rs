@@ -4,8 +4,9 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, UInt32Array};
-use arrow::compute::take_record_batch;
+use arrow::compute;
 use arrow::datatypes::{Schema, SchemaRef};
+use arrow::error::ArrowError;
 use arrow::row::RowConverter;
 use datafusion::common::internal_err;
 use datafusion::error::{DataFusionError, Result};
@@ -37,7 +38,14 @@ pub fn sorted(rows: &RecordBatch, keys: &[ArrayRef], converter: &RowConverter) -
     let encoded = converter.convert_columns(keys)?;
     let mut order: Vec<u32> = (0..rows.num_rows() as u32).collect();
     order.sort_by(|a, b| encoded.row(*a as usize).cmp(&encoded.row(*b as usize)));
-    Ok(take_record_batch(rows, &UInt32Array::from(order))?)
+    Ok(take(rows, &UInt32Array::from(order))?)
+}
+
+/// The rows at some positions. Of rows without columns too, which arrow's own refuses.
+pub fn take(rows: &RecordBatch, positions: &UInt32Array) -> Result<RecordBatch, ArrowError> {
+    let columns = rows.columns().iter().map(|column| compute::take(column, positions, None));
+    let options = RecordBatchOptions::new().with_row_count(Some(positions.len()));
+    RecordBatch::try_new_with_options(rows.schema(), columns.collect::<Result<_, _>>()?, &options)
 }
 
 /// An empty batch of `schema`.

@@ -12,6 +12,7 @@ pub mod error;
 pub mod fault;
 pub mod guard;
 pub mod hash;
+mod hash_bits;
 pub mod outage;
 pub mod row_index;
 pub mod shutdown;

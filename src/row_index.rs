@@ -13,6 +13,8 @@ use datafusion::error::{DataFusionError, Result};
 use hashbrown::hash_table::Entry;
 use hashbrown::{DefaultHashBuilder, HashTable};
 
+use crate::hash_bits;
+
 /// The bytes of a NULL among texts: no text has them, since they are not UTF-8.
 const NULL_TEXT: &[u8] = &[0xff];
 
@@ -41,7 +43,7 @@ pub struct ByteHash {
 
 impl Default for ByteHash {
     fn default() -> Self {
-        ByteHash { builder: DefaultHashBuilder::default(), mask: u32::MAX }
+        ByteHash { builder: DefaultHashBuilder::default(), mask: hash_bits::mask() }
     }
 }
 

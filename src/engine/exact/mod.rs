@@ -37,13 +37,13 @@ use datafusion::optimizer::analyzer::function_rewrite::ApplyFunctionRewrites;
 
 use self::arithmetic::Checked;
 use self::order::OneOrder;
-use self::subquery::NullableSubqueries;
+use self::subquery::{NamedComparisons, NullableSubqueries};
 use self::zeros::OneZero;
 
 /// The session that `builder` describes, with all of these in it.
 pub fn build(builder: SessionStateBuilder) -> SessionState {
-    let rewrites: [Arc<dyn FunctionRewrite + Send + Sync>; 3] =
-        [Arc::new(Checked), Arc::new(OneZero), Arc::new(NullableSubqueries)];
+    let rewrites: [Arc<dyn FunctionRewrite + Send + Sync>; 4] =
+        [Arc::new(Checked), Arc::new(OneZero), Arc::new(NullableSubqueries), Arc::new(NamedComparisons)];
     // Once more after type coercion: before it not every type is known.
     let last = ApplyFunctionRewrites::new(rewrites.to_vec());
     let mut state =

@@ -1,5 +1,6 @@
-//! A scalar subquery without a row is NULL, whatever its column says: DataFusion takes the column's word for it, and
-//! fails over the NULL.
+//! Subqueries that DataFusion gets wrong. A scalar subquery without a row is NULL, whatever its column says: DataFusion
+//! takes the column's word for it, and fails over the NULL. And in `x >= ALL (SELECT x FROM t)` over t itself it takes
+//! the x outside for that of the subquery.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -13,8 +14,32 @@ use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::expr_rewriter::FunctionRewrite;
 use datafusion::logical_expr::{
     ColumnarValue, Expr, LogicalPlan, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl,
-    Signature, Volatility,
+    Signature, SubqueryAlias, Volatility,
 };
+
+/// Gives the rows that ANY and ALL compare with a name of their own.
+#[derive(Debug)]
+pub struct NamedComparisons;
+
+/// That name.
+const COMPARED: &str = "__compared";
+
+impl FunctionRewrite for NamedComparisons {
+    fn name(&self) -> &str {
+        "named_comparisons"
+    }
+
+    fn rewrite(&self, expr: Expr, _: &DFSchema, _: &ConfigOptions) -> Result<Transformed<Expr>> {
+        let Expr::SetComparison(mut comparison) = expr else { return Ok(Transformed::no(expr)) };
+        let plan = &comparison.subquery.subquery;
+        if matches!(plan.as_ref(), LogicalPlan::SubqueryAlias(alias) if alias.alias.table() == COMPARED) {
+            return Ok(Transformed::no(Expr::SetComparison(comparison)));
+        }
+        let named = SubqueryAlias::try_new(Arc::clone(plan), COMPARED)?;
+        comparison.subquery.subquery = Arc::new(LogicalPlan::SubqueryAlias(named));
+        Ok(Transformed::yes(Expr::SetComparison(comparison)))
+    }
+}
 
 /// Makes such subqueries nullable.
 #[derive(Debug)]

@@ -117,13 +117,6 @@ impl Aggregate {
         })
     }
 
-    /// Hashes of keys with five bits.
-    #[cfg(test)]
-    fn with_short_hashes(mut self) -> Aggregate {
-        self.groups = self.groups.with_short_hashes();
-        self
-    }
-
     fn functions(&mut self) -> impl Iterator<Item = &mut Function> {
         self.functions.iter_mut().chain(&mut self.shown_keys)
     }

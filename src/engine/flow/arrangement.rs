@@ -18,7 +18,8 @@ use self::chains::Chains;
 pub use self::chains::NIL;
 use self::chunks::{Chunks, Part};
 use self::time::Time;
-use super::equality::{self, Keys, hash, same};
+use super::equality::{Keys, hash, same};
+use crate::hash_bits;
 
 /// So many pairs are compared at once.
 const PAIRS: usize = 1 << 16;
@@ -61,7 +62,7 @@ impl Arrangement {
             rows: Chunks::new(schema),
             by_key: Chains::new(retracts),
             by_row: retracts.then(|| Chains::new(true)),
-            mask: equality::mask(),
+            mask: hash_bits::mask(),
         }
     }
 

@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use arrow::array::{BooleanArray, RecordBatch, UInt32Array};
-use arrow::compute::{concat_batches, filter_record_batch, take_record_batch};
+use arrow::compute::{concat_batches, filter_record_batch};
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use datafusion::catalog::TableProvider;
@@ -21,7 +21,7 @@ use datafusion::physical_plan::{ExecutionPlan, collect};
 use super::arrangement::Arrangement;
 use super::equality::Keys;
 use super::{Delta, Operator, Run};
-use crate::batches::renamed;
+use crate::batches::{self, renamed};
 use crate::engine::bound::Bound;
 use crate::engine::input::InputTable;
 use crate::guard;
@@ -109,12 +109,12 @@ impl Input {
         delta.rows = renamed(&delta.rows, self.rows.schema())?;
         let weights = || delta.weights.values().iter().zip(0u32..);
         let come = weights().flat_map(|(weight, row)| std::iter::repeat_n(row, (*weight).max(0) as usize));
-        let come = take_record_batch(&delta.rows, &UInt32Array::from_iter_values(come))?;
+        let come = batches::take(&delta.rows, &UInt32Array::from_iter_values(come))?;
         let (gone, counts): (Vec<u32>, Vec<u32>) =
             weights().filter(|(weight, _)| **weight < 0).map(|(weight, row)| (row, count(*weight))).unzip();
         let gone = match gone.is_empty() {
             true => Vec::new(),
-            false => self.rows.find(&take_record_batch(&delta.rows, &UInt32Array::from(gone))?, &counts)?,
+            false => self.rows.find(&batches::take(&delta.rows, &UInt32Array::from(gone))?, &counts)?,
         };
         Ok(Change { gone, come })
     }

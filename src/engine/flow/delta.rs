@@ -3,10 +3,12 @@
 use std::collections::HashMap;
 
 use arrow::array::{Int64Array, RecordBatch, UInt32Array};
-use arrow::compute::{concat_batches, take_record_batch};
+use arrow::compute::concat_batches;
 use arrow::datatypes::SchemaRef;
 use arrow::row::{RowConverter, SortField};
 use datafusion::error::Result;
+
+use crate::batches;
 
 /// What changed in the rows of one edge of a dataflow (a Z-set, as DBSP has it).
 #[derive(Clone, Debug)]
@@ -93,6 +95,6 @@ impl Delta {
         }
         let rows = UInt32Array::from_iter_values(kept.iter().map(|place| first[*place]));
         let weights = kept.iter().map(|place| sums[*place]).collect();
-        Ok(Delta { rows: take_record_batch(&self.rows, &rows)?, weights })
+        Ok(Delta { rows: batches::take(&self.rows, &rows)?, weights })
     }
 }

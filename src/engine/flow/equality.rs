@@ -99,34 +99,3 @@ fn same_values(left: &ArrayRef, right: &ArrayRef) -> Result<BooleanArray> {
     let compare = make_comparator(left, right, SortOptions::default())?;
     Ok((0..left.len()).map(|row| Some(compare(row, row).is_eq())).collect())
 }
-
-/// How many bits of a hash are used.
-#[cfg(not(test))]
-pub fn mask() -> u32 {
-    u32::MAX
-}
-
-#[cfg(test)]
-pub use self::few_hashes::{few_hashes, mask};
-
-#[cfg(test)]
-mod few_hashes {
-    use std::cell::Cell;
-
-    thread_local! {
-        static MASK: Cell<u32> = const { Cell::new(u32::MAX) };
-    }
-
-    /// How many bits of a hash are used by what is made now.
-    pub fn mask() -> u32 {
-        MASK.get()
-    }
-
-    /// Arrangements that `make` makes on this thread use 5 bits of their hashes, for ever: most rows collide.
-    pub fn few_hashes<T>(make: impl FnOnce() -> T) -> T {
-        let before = MASK.replace(0x1f);
-        let made = make();
-        MASK.set(before);
-        made
-    }
-}

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, RecordBatch, UInt32Array};
-use arrow::compute::{SortOptions, take_record_batch};
+use arrow::compute::SortOptions;
 use arrow::datatypes::SchemaRef;
 use arrow::row::{RowConverter, SortField};
 use datafusion::common::{exec_datafusion_err, internal_err};
@@ -220,7 +220,7 @@ fn went_and_came(delta: &Delta, schema: &SchemaRef) -> Result<(RecordBatch, Reco
                 delta.weights.values().iter().enumerate().flat_map(|(row, weight)| {
                     std::iter::repeat_n(row as u32, (weight * sign).max(0) as usize)
                 });
-            renamed(&take_record_batch(&delta.rows, &UInt32Array::from_iter_values(rows))?, schema)
+            renamed(&batches::take(&delta.rows, &UInt32Array::from_iter_values(rows))?, schema)
         };
     Ok((of_sign(-1)?, of_sign(1)?))
 }

@@ -63,7 +63,7 @@ impl<'a> Recount<'a> {
         catalog: &'a Catalog,
         arrivals: &'a BTreeMap<String, Arrivals>,
         eras: &'a [BTreeMap<String, Vec<RecordBatch>>],
-    ) -> Recount<'a> {
+    ) -> Result<Recount<'a>> {
         let session = session::batch(session::base_config());
         let mut recount =
             Recount { catalog, arrivals, eras, session, windows: Vec::new(), plans: BTreeMap::new() };
@@ -71,16 +71,16 @@ impl<'a> Recount<'a> {
             let table = mem_table(recount.rows_of(name, None, false));
             recount.session.register_table(name.as_str(), table).unwrap();
         }
-        recount.plan_views().await;
-        recount
+        recount.plan_views().await?;
+        Ok(recount)
     }
 
     /// Views read each other in any order.
-    async fn plan_views(&mut self) {
+    async fn plan_views(&mut self) -> Result<()> {
         let mut left: Vec<_> = self.catalog.views.values().collect();
         while !left.is_empty() {
             let before = left.len();
-            let mut later = Vec::new();
+            let (mut later, mut refused) = (Vec::new(), None);
             for view in left {
                 let mut query = view.query.clone();
                 let known = self.windows.len();
@@ -98,13 +98,19 @@ impl<'a> Recount<'a> {
                         self.session.register_table(view.name.as_str(), Arc::new(table)).unwrap();
                         self.plans.insert(view.name.clone(), plan);
                     }
-                    Err(error) if before == 1 => panic!("{}: {error}", view.name),
-                    Err(_) => later.push(view),
+                    Err(error) => {
+                        refused = Some(error);
+                        later.push(view);
+                    }
                 }
             }
-            assert!(later.len() < before, "views that can't be planned as a batch");
-            left = later;
+            match refused {
+                // The view that it reads may be planned by now.
+                Some(error) if later.len() == before => return Err(error),
+                _ => left = later,
+            }
         }
+        Ok(())
     }
 
     /// The plan of a view.
@@ -116,13 +122,9 @@ impl<'a> Recount<'a> {
     pub async fn view(&self, def: &ViewDef) -> Result<Counted> {
         let mut plan = self.plans[&def.name].clone();
         let (mut late, mut failed) = (BTreeSet::new(), BTreeSet::new());
-        // Rows that can be taken back follow the reference tables, and are never late.
-        if self.reads(&plan, |name| self.catalog.sources.get(name).is_some_and(|source| source.retracts())) {
-            return Ok(Counted { rows: self.run(plan).await?, late, failed });
-        }
         let keeps_rows = def.hold.is_some() || matches!(def.mode, Some(Mode::Update | Mode::Complete));
         let keeps_nothing = !keeps_rows && !self.has_aggregate(&plan);
-        if keeps_nothing && self.is_fed(&plan) && self.by_row(&plan) {
+        if keeps_nothing && self.counts_each_row(&plan) {
             let (rows, failed) = self.run_by_era(&plan, &plan, None, false).await?;
             return Ok(Counted { rows: vec![rows], late, failed: failed.into_iter().collect() });
         }
@@ -141,7 +143,7 @@ impl<'a> Recount<'a> {
             let list = match () {
                 () if replaced.contains_key(node) => return Ok(TreeNodeRecursion::Jump),
                 () if self.is_incremental(node) => &mut found,
-                () if self.is_fed(node) && self.by_row(node) => &mut held,
+                () if self.counts_each_row(node) => &mut held,
                 () => return Ok(TreeNodeRecursion::Continue),
             };
             if !list.contains(node) {
@@ -200,7 +202,8 @@ impl<'a> Recount<'a> {
         Ok(Counted { rows, late, failed })
     }
 
-    async fn run(&self, plan: LogicalPlan) -> Result<Vec<RecordBatch>> {
+    /// Runs a plan over all rows so far.
+    pub async fn run(&self, plan: LogicalPlan) -> Result<Vec<RecordBatch>> {
         DataFrame::new(self.session.state(), plan).collect().await
     }
 

@@ -43,7 +43,7 @@ impl Recount<'_> {
     /// Whether it is a lowest aggregate of a stream's rows, each taken by itself: so it meets reference tables as
     /// they are when a row comes, and takes no late rows.
     pub fn is_incremental(&self, node: &LogicalPlan) -> bool {
-        if !is_aggregate(node) || !self.is_fed(node) {
+        if !is_aggregate(node) || !self.is_fed(node) || self.is_taken_back(node) {
             return false;
         }
         let input = node.inputs()[0];
@@ -72,6 +72,18 @@ impl Recount<'_> {
             _ => i64::MAX,
         };
         keys.into_iter().filter_map(|key| self.bound(key, input)).min_by_key(extent)
+    }
+
+    /// Whether a row of it can be taken back: then it follows the reference tables, and is never late.
+    pub fn is_taken_back(&self, plan: &LogicalPlan) -> bool {
+        self.reads(plan, |name| {
+            self.is_stream(name) && self.catalog.sources[&self.source_of(name)].retracts()
+        })
+    }
+
+    /// Whether it gives rows of streams, each for good and by itself, as it met the reference tables when it came.
+    pub fn counts_each_row(&self, plan: &LogicalPlan) -> bool {
+        self.is_fed(plan) && self.by_row(plan) && !self.is_taken_back(plan)
     }
 
     /// Whether the plan itself, without the subqueries in its expressions, reads a stream.

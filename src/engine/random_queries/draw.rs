@@ -6,19 +6,38 @@ use rand::rngs::ChaCha8Rng;
 
 use super::data::Declared;
 use super::expressions::{FAILING, FILTERS, INTEGERS, KEYS, VALUES};
+use super::stacks::{Query, Stacks};
 use super::{KNOWN, is_refusal};
-use crate::engine::oracle::Pair;
+use crate::engine::oracle::{Pair, runs_as_a_batch};
 
-/// A view without its name.
+/// A view.
 #[derive(Clone, Debug, Default)]
 pub struct View {
+    pub name: String,
     options: Vec<String>,
     query: String,
+    /// What its query is made of: smaller queries.
+    parts: Vec<Query>,
 }
 
 impl View {
     fn new(query: String) -> View {
-        View { options: Vec::new(), query }
+        View { name: "v".into(), options: Vec::new(), query, parts: Vec::new() }
+    }
+
+    /// The same view over each of the queries that its own is made of.
+    pub fn smaller(&self) -> impl Iterator<Item = View> + '_ {
+        self.parts.iter().map(|part| View {
+            name: self.name.clone(),
+            options: Vec::new(),
+            query: part.sql.clone(),
+            parts: part.parts.clone(),
+        })
+    }
+
+    /// Whether it reads the view of that name.
+    pub fn reads(&self, name: &str) -> bool {
+        self.query.contains(&format!(" {name}"))
     }
 
     fn with(mut self, option: &str) -> View {
@@ -35,12 +54,12 @@ impl View {
     }
 
     /// Its declaration.
-    pub fn sql(&self, name: &str) -> String {
+    pub fn sql(&self) -> String {
         let options = match self.options.as_slice() {
             [] => String::new(),
             some => format!(" WITH ({})", some.join(", ")),
         };
-        format!("CREATE MATERIALIZED VIEW {name}{options} AS {}", self.query)
+        format!("CREATE MATERIALIZED VIEW {}{options} AS {}", self.name, self.query)
     }
 }
 
@@ -86,11 +105,40 @@ impl Draw {
                 false => vec![self.view(declared)],
             };
             let is_known = |view: &View| {
-                let sql = view.sql("v");
+                let sql = view.sql();
                 KNOWN.iter().any(|(_, parts)| parts.iter().all(|part| sql.contains(part)))
             };
-            let accepted = drawn.into_iter().filter_map(|view| accepted(view, declared));
+            let accepted = drawn.into_iter().filter_map(|view| accepted(view, &declared.sql()));
             views.extend(accepted.filter(|view| !is_known(view)));
+        }
+        named(views)
+    }
+
+    /// The views of one engine whose sources take rows back: of several levels, one over the other, and of the kinds
+    /// that are drawn over sources whose rows only come.
+    pub fn views_of_levels(&mut self, declared: &Declared) -> Vec<View> {
+        let wanted = self.0.random_range(1..4);
+        let (mut views, mut known): (Vec<View>, Vec<Query>) = (Vec::new(), Vec::new());
+        while views.len() < wanted {
+            let name = format!("v{}", views.len());
+            let (view, columns) = if self.chance(2) {
+                (View { name: name.clone(), ..self.view(declared) }, Vec::new())
+            } else {
+                let levels = self.0.random_range(1..5);
+                let mut stacks = Stacks { draw: self, declared: *declared, views: known.clone() };
+                let Query { sql, columns, parts } = stacks.query(levels);
+                (View { name: name.clone(), parts, ..View::new(sql) }, columns)
+            };
+            // What an expression says of a row that comes and goes again is not drawn.
+            if FAILING.iter().chain(&["e.x / e.i > 0"]).any(|part| view.query.contains(part)) {
+                continue;
+            }
+            let before = views.iter().map(|view| view.sql() + ";\n").collect::<String>();
+            let Some(view) = accepted(view, &(declared.sql() + ";\n" + &before)) else { continue };
+            views.push(view);
+            if !columns.is_empty() {
+                known.push(Query { sql: name, columns, parts: Vec::new() });
+            }
         }
         views
     }
@@ -108,7 +156,7 @@ impl Draw {
                 }
             }
             11..=13 => self.over_sessions(),
-            14 if declared.has_watermark => self.held_for_a_time(),
+            14 if declared.has_watermark && !declared.takes_back() => self.held_for_a_time(),
             _ => self.over_rows(),
         }
     }
@@ -414,22 +462,27 @@ impl Draw {
     }
 }
 
-/// The view as the engine takes it: with rows held if it must be, or without the mode that it can't have. None: it
-/// is refused with good reason.
-fn accepted(view: View, declared: &Declared) -> Option<View> {
+fn named(views: Vec<View>) -> Vec<View> {
+    let name = |(i, view)| View { name: format!("v{i}"), ..view };
+    views.into_iter().enumerate().map(name).collect()
+}
+
+/// The view after the declarations `before` as the engine takes it: with rows held if it must be, or without the mode
+/// that it can't have. None: it is refused with good reason, or DataFusion can't run the query at all.
+fn accepted(view: View, before: &str) -> Option<View> {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    let refusal = |view: &View| {
-        let texts = [declared.sql(), view.sql("v")].join(";\n");
-        runtime.block_on(async { Pair::new().declare(&texts).await }).err().map(|e| e.to_string())
-    };
-    let is_good = |text: &String| is_refusal(text);
-    if refusal(&view).filter(is_good).is_none() {
-        return Some(view);
+    let texts = |view: &View| [before.trim_end_matches([';', '\n']), &view.sql()].join(";\n");
+    let refusal = |view: &View| runtime.block_on(async { Pair::new().declare(&texts(view)).await }).err();
+    let is_good = |view: &View| refusal(view).is_some_and(|error| is_refusal(&error.to_string()));
+    let mut taken = view.clone();
+    if is_good(&view) {
+        taken.options.clear();
+        if !view.is_holding() {
+            taken = taken.holding();
+        }
+        if is_good(&taken) {
+            return None;
+        }
     }
-    let mut held = view.clone();
-    held.options.clear();
-    if !view.is_holding() {
-        held = held.holding();
-    }
-    refusal(&held).filter(is_good).is_none().then_some(held)
+    runtime.block_on(runs_as_a_batch(&texts(&taken))).then_some(taken)
 }

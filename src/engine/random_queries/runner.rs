@@ -6,12 +6,13 @@ use std::sync::Once;
 
 use futures::future::LocalBoxFuture;
 
-use super::Case;
+use super::show::show;
+use super::{Case, REFUSED};
 
 /// Cases of a test, unless `TALLY_ORACLE_CASES` says otherwise.
-const CASES: u64 = 200;
-/// Runs that making a failed case smaller may take.
-const SHRINKING_RUNS: usize = 300;
+const CASES: u64 = 130;
+/// Runs that making a failed case smaller may take, unless `TALLY_ORACLE_SHRINK` says otherwise.
+const SHRINKING_RUNS: u64 = 300;
 
 thread_local! {
     /// Whether panics of this thread are expected, and not worth a line each.
@@ -53,8 +54,11 @@ where
     }
 }
 
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().and_then(|text| text.parse().ok())
+}
+
 fn seeds() -> Vec<u64> {
-    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
     match number("TALLY_ORACLE_SEED") {
         Some(seed) => vec![seed],
         None => (0..number("TALLY_ORACLE_CASES").unwrap_or(CASES)).collect(),
@@ -80,21 +84,24 @@ where
         return Some((seed, format!("seed {seed}: no case can be drawn")));
     };
     let mut reason = attempt(&case)?;
-    let mut left = SHRINKING_RUNS;
+    let mut left = number("TALLY_ORACLE_SHRINK").unwrap_or(SHRINKING_RUNS);
     'smaller: loop {
         for smaller in case.smaller() {
             if left == 0 {
                 break 'smaller;
             }
             left -= 1;
-            if let Some(text) = attempt(&smaller) {
+            // What is no view any more is not smaller.
+            let is_same = |text: &String| text.starts_with(REFUSED) == reason.starts_with(REFUSED);
+            if let Some(text) = attempt(&smaller).filter(is_same) {
                 (case, reason) = (smaller, text);
                 continue 'smaller;
             }
         }
         break;
     }
-    Some((seed, format!("seed {seed}: {reason}\n{:#?}", case.steps)))
+    let reason = reason.replace(&case.texts().join(";\n"), "");
+    Some((seed, format!("seed {seed}: {reason}\n{}", show(&case))))
 }
 
 /// Panics of the threads that run cases are told by the test itself.

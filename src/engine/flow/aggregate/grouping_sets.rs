@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, UInt32Array, new_null_array};
-use arrow::compute::{concat, take_record_batch};
+use arrow::compute::concat;
 use arrow::datatypes::{Schema, SchemaRef};
 use datafusion::common::ScalarValue;
 use datafusion::error::Result;
@@ -14,6 +14,7 @@ use datafusion::physical_expr::expressions::{Column, Literal};
 use datafusion::physical_plan::aggregates::{PhysicalGroupBy, evaluate_group_by};
 
 use super::AggregateSpec;
+use crate::batches;
 use crate::engine::flow::Delta;
 
 /// The keys of GROUP BY `group_expr`, and with grouping sets, of each set for each key whether it is left out.
@@ -78,7 +79,7 @@ impl GroupingSets {
         }
         let rows = delta.rows.num_rows() as u32;
         let repeated = UInt32Array::from_iter_values((0..keys.len()).flat_map(|_| 0..rows));
-        let rows = take_record_batch(&delta.rows, &repeated)?;
+        let rows = batches::take(&delta.rows, &repeated)?;
         Ok((concat_sets(&keys)?, rows, weights.repeat(keys.len())))
     }
 

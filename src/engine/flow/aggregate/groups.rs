@@ -10,6 +10,8 @@ use arrow::row::{RowConverter, SortField};
 use datafusion::error::Result;
 use hashbrown::{DefaultHashBuilder, HashTable};
 
+use crate::hash_bits;
+
 /// Small tables, so that the growth of one is no pause.
 const SHARDS: usize = 256;
 
@@ -61,7 +63,7 @@ impl Groups {
             converter,
             shards: std::iter::repeat_with(HashTable::new).take(SHARDS).collect(),
             hasher: DefaultHashBuilder::default(),
-            mask: u64::MAX,
+            mask: if hash_bits::mask() == u32::MAX { u64::MAX } else { u64::from(hash_bits::mask()) },
             keys: Vec::new(),
             weights: Vec::new(),
             free: Vec::new(),
@@ -69,13 +71,6 @@ impl Groups {
             key_bytes: 0,
             len: 0,
         })
-    }
-
-    /// The same with hashes of five bits: keys collide.
-    #[cfg(test)]
-    pub fn with_short_hashes(mut self) -> Groups {
-        self.mask = 31;
-        self
     }
 
     /// Finds the groups of rows with such keys and weights. Changes nothing.

@@ -16,6 +16,7 @@ use rand::{RngExt, SeedableRng};
 use super::*;
 use crate::engine::input::{Inputs, Runner};
 use crate::engine::session;
+use crate::hash_bits::FewHashes;
 
 /// Columns: keys, then arguments. All can be NULL.
 fn schema() -> SchemaRef {
@@ -175,10 +176,9 @@ impl Case {
             bound: None,
         };
         let keys = aggregate.schema.fields().len() - aggregate.aggr_expr.len();
-        let mut operator = Aggregate::new(spec).unwrap();
-        if short {
-            operator = operator.with_short_hashes();
-        }
+        let few = short.then(FewHashes::begin);
+        let operator = Aggregate::new(spec).unwrap();
+        drop(few);
         let mut case = Case { session, aggregate, columns, operator, rows: BTreeMap::new(), keys };
         let (runner, inputs) = (Runner::new(&case.session), Inputs::default());
         let start = case

@@ -5,10 +5,10 @@ use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 use super::*;
-use crate::engine::flow::equality::few_hashes;
 use crate::engine::flow::testing::{Live, Operated, counts, cpu_time, query, rows, schema};
 use crate::engine::input::Kind;
 use crate::engine::session;
+use crate::hash_bits::FewHashes;
 
 /// A query over the tables `t`, `u`, …, each with its key.
 async fn operator(sql: &str, schema: &SchemaRef, keys: &[&[usize]], append_only: bool) -> ByKey {
@@ -31,8 +31,9 @@ async fn operator(sql: &str, schema: &SchemaRef, keys: &[&[usize]], append_only:
 async fn check(sql: &str, keys: &[&[usize]]) {
     for (collides, append_only) in [(false, false), (true, false), (false, true)] {
         let mut random = StdRng::seed_from_u64(17);
+        let few = collides.then(FewHashes::begin);
         let operator = operator(sql, &schema(), keys, append_only).await;
-        let operator = if collides { with_few_hashes(operator) } else { operator };
+        drop(few);
         let mut operated = Operated::new(operator);
         operated.start().await;
         let mut live = [Live::default(), Live::default()];
@@ -56,15 +57,6 @@ async fn check(sql: &str, keys: &[&[usize]]) {
         }
         assert!(seen > 0, "{sql}");
     }
-}
-
-/// The same operator with arrangements in which most rows collide.
-fn with_few_hashes(mut operator: ByKey) -> ByKey {
-    for input in &mut operator.inputs {
-        let (schema, key) = (Arc::clone(input.rows.schema()), input.rows.key().to_vec());
-        input.rows = few_hashes(|| Arrangement::new(schema, key, true, true));
-    }
-    operator
 }
 
 /// Tells any two rows apart that are not the same.

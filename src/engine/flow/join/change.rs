@@ -1,7 +1,7 @@
 //! What comes and goes on one side of a join.
 
 use arrow::array::{Array, BooleanArray, Int64Array, RecordBatch, UInt32Array};
-use arrow::compute::{filter_record_batch, not, take_record_batch};
+use arrow::compute::{filter_record_batch, not};
 use datafusion::common::{exec_datafusion_err, internal_datafusion_err};
 use datafusion::error::Result;
 use hashbrown::HashSet;
@@ -9,6 +9,7 @@ use hashbrown::HashSet;
 use super::super::Delta;
 use super::super::arrangement::Arrangement;
 use super::super::equality::Keys;
+use crate::batches;
 
 /// A side's delta.
 #[derive(Debug)]
@@ -71,7 +72,7 @@ impl Change {
             .iter()
             .map(|row| times(-self.weights.value(*row as usize)))
             .collect::<Result<_>>()?;
-        self.gone = held.find(&take_record_batch(&self.rows, &going)?, &counts)?;
+        self.gone = held.find(&batches::take(&self.rows, &going)?, &counts)?;
         for (row, count) in going.values().iter().zip(counts) {
             self.gone_row.extend(std::iter::repeat_n(*row, count as usize));
         }

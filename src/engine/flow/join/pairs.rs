@@ -2,12 +2,13 @@
 //! side held, and those of rows that changed at the same time.
 
 use arrow::array::{Array, ArrayRef, Int64Array, RecordBatch, UInt32Array};
-use arrow::compute::{filter, take_record_batch};
+use arrow::compute::filter;
 use datafusion::error::Result;
 
 use super::super::Delta;
 use super::super::arrangement::Matches;
 use super::{Change, Join};
+use crate::batches;
 
 /// Where a row of a pair is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,7 +87,7 @@ impl Join {
             return Ok(Vec::new());
         }
         let rows: RecordBatch = match from {
-            Origin::Change => take_record_batch(&changes[side].rows.project(columns)?, at)?,
+            Origin::Change => batches::take(&changes[side].rows.project(columns)?, at)?,
             Origin::Held => self.sides[side].rows.gather(at.values(), Some(columns))?,
         };
         Ok(rows.columns().to_vec())

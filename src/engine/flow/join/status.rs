@@ -1,7 +1,7 @@
 //! Whether rows match: before a delta and after it.
 
 use arrow::array::{Array, ArrayRef, BooleanArray, Int64Array, UInt32Array};
-use arrow::compute::{filter, take_record_batch};
+use arrow::compute::filter;
 use datafusion::common::internal_datafusion_err;
 use datafusion::error::Result;
 use hashbrown::HashMap;
@@ -11,6 +11,7 @@ use super::super::arrangement::NIL;
 use super::super::equality::Keys;
 use super::pairs::{Origin, Pairs};
 use super::{Change, Join, Next, Prepared, Role};
+use crate::batches;
 
 /// Of the rows of one side, whether they match.
 struct Status {
@@ -241,7 +242,7 @@ impl Join {
             }
         }
         if !coming.iter().copied().eq(0..change.weights.len() as u32) {
-            next.rows = take_record_batch(&change.rows, &UInt32Array::from(coming))?;
+            next.rows = batches::take(&change.rows, &UInt32Array::from(coming))?;
         }
         Ok(next)
     }
