@@ -68,6 +68,10 @@ impl Function {
         let function = Function { state_columns: states.len(), state_is_result, expr, filter, dedup };
         // What it can't do is said when it is planned.
         function.accumulator()?;
+        if !function.expr.groups_accumulator_supported() {
+            // That makes one of these for each group, once there is one.
+            function.expr.create_accumulator()?;
+        }
         Ok(function)
     }
 

@@ -157,6 +157,11 @@ impl Pair {
         shown.map(|(view, rows)| (view.clone(), (sorted(std::slice::from_ref(rows)), late(view)))).collect()
     }
 
+    /// Why a view shows its last good rows, if it does.
+    pub fn failure(&self, view: &str) -> Option<String> {
+        self.built.as_ref().expect("nothing is declared").driver.failure(view)
+    }
+
     /// Schema of a source or reference table.
     pub fn schema(&self, table: &str) -> Option<SchemaRef> {
         let catalog = &self.built.as_ref()?.driver.catalog;

@@ -211,7 +211,7 @@ impl<'a> Recount<'a> {
     /// of a reference table from those that met the next. None: all rows count, and as they are.
     async fn below(&self, node: &LogicalPlan, only_final: bool, may_fail: bool) -> Result<Option<Below>> {
         let input = node.inputs()[0];
-        let evaluating = if may_fail { evaluating(node)? } else { input.clone() };
+        let evaluating = if may_fail { evaluating(node, true)? } else { input.clone() };
         let reads_reference = self.reads(input, |name| self.catalog.tables.contains_key(name));
         let Some((bound, table)) = &self.narrowest(node) else {
             let by_era = self.eras.len() > 1 && reads_reference;
@@ -221,7 +221,9 @@ impl<'a> Recount<'a> {
             let (rows, failed) = self.run_by_era(input, &evaluating, None, false).await?;
             return Ok(Some(Below { rows, late: Vec::new(), failed }));
         };
-        let (rows, failed) = self.run_by_era(input, &evaluating, Some(table), false).await?;
+        // A row is late by its key: what else is asked of it is asked of those in time.
+        let keys = if may_fail { self::evaluating(node, false)? } else { input.clone() };
+        let (rows, mut failed) = self.run_by_era(input, &keys, Some(table), false).await?;
         let hidden = |name: &str| rows.column_by_name(name).unwrap();
         let ends: Vec<Option<i64>> = match bound {
             Bound::Window => hidden(WINDOW_END).as_primitive::<Int64Type>().iter().collect(),
@@ -232,10 +234,21 @@ impl<'a> Recount<'a> {
         let is_late = |row: usize| {
             final_until.is_valid(row) && ends[row].is_some_and(|end| end <= final_until.value(row))
         };
-        let late = (0..rows.num_rows()).filter(|row| is_late(*row)).map(|row| positions.value(row)).collect();
+        let of = |rows: &mut dyn Iterator<Item = usize>| rows.map(|row| positions.value(row)).collect();
+        let in_time: BTreeSet<u64> = of(&mut (0..rows.num_rows()).filter(|row| !is_late(*row)));
+        let mut unable = BTreeSet::new();
+        if may_fail {
+            let (_, all) = self.run_by_era(input, &evaluating, Some(table), false).await?;
+            unable.extend(all.into_iter().filter(|position| in_time.contains(position)));
+            failed.extend(&unable);
+        }
+        let can = |row: usize| !unable.contains(&positions.value(row));
+        let late = of(&mut (0..rows.num_rows()).filter(|row| is_late(*row) && can(*row)));
+        let late: Vec<u64> = late.into_iter().collect();
         let closed = self.arrivals[&self.source_of(table)].closed();
         let is_final = |row: usize| closed.is_some_and(|closed| ends[row].is_some_and(|end| end <= closed));
-        let keep = (0..rows.num_rows()).map(|row| Some(!is_late(row) && (!only_final || is_final(row))));
+        let keep =
+            (0..rows.num_rows()).map(|row| Some(!is_late(row) && can(row) && (!only_final || is_final(row))));
         let rows = filter_record_batch(&rows, &BooleanArray::from_iter(keep.collect::<Vec<_>>()))?;
         let visible: Vec<usize> = (0..input.schema().fields().len()).collect();
         Ok(Some(Below { rows: rows.project(&visible)?, late, failed }))
@@ -311,6 +324,9 @@ impl<'a> Recount<'a> {
         }
         let swapped = plan.clone().transform_up_with_subqueries(|node| {
             let LogicalPlan::TableScan(scan) = &node else { return Ok(Transformed::no(node)) };
+            if !self.is_ours(scan.table_name.table()) {
+                return Ok(Transformed::no(node));
+            }
             let rows = self.rows_of(scan.table_name.table(), Some((era, only)), in_time);
             Ok(Transformed::yes(swapped(&node, mem_table(rows))?))
         });
@@ -341,8 +357,8 @@ impl<'a> Recount<'a> {
     }
 }
 
-/// The rows under an aggregate with everything that it asks of each of them.
-fn evaluating(node: &LogicalPlan) -> Result<LogicalPlan> {
+/// The rows under an aggregate with the keys that it asks of each of them, or everything.
+fn evaluating(node: &LogicalPlan, everything: bool) -> Result<LogicalPlan> {
     let LogicalPlan::Aggregate(aggregate) = node else { return Ok(node.inputs()[0].clone()) };
     let mut asked = Vec::new();
     for expr in &aggregate.group_expr {
@@ -351,7 +367,7 @@ fn evaluating(node: &LogicalPlan) -> Result<LogicalPlan> {
             expr => asked.push(expr.clone()),
         }
     }
-    for expr in &aggregate.aggr_expr {
+    for expr in aggregate.aggr_expr.iter().filter(|_| everything) {
         expr.apply(|part| {
             let Expr::AggregateFunction(function) = part else { return Ok(TreeNodeRecursion::Continue) };
             let params = &function.params;
@@ -360,6 +376,9 @@ fn evaluating(node: &LogicalPlan) -> Result<LogicalPlan> {
             asked.extend(params.order_by.iter().map(|by| by.expr.clone()));
             Ok(TreeNodeRecursion::Jump)
         })?;
+    }
+    if asked.is_empty() {
+        return Ok(aggregate.input.as_ref().clone());
     }
     let named = asked.into_iter().enumerate().map(|(i, expr)| expr.alias(format!("asked_{i}")));
     LogicalPlanBuilder::from(Arc::clone(&aggregate.input)).project(named)?.build()

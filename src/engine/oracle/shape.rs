@@ -14,6 +14,11 @@ impl Recount<'_> {
         self.catalog.sources.contains_key(name) || self.window(name).is_some()
     }
 
+    /// Whether it is a source, a window of one, or a reference table: there are table functions too.
+    pub fn is_ours(&self, name: &str) -> bool {
+        self.is_stream(name) || self.catalog.tables.contains_key(name)
+    }
+
     pub fn reads_stream(&self, plan: &LogicalPlan) -> bool {
         self.reads(plan, |name| self.is_stream(name))
     }
@@ -48,6 +53,9 @@ impl Recount<'_> {
         }
         let input = node.inputs()[0];
         let session = |name: &str| self.window(name).is_some_and(Window::is_session);
+        if self.asks_stream(node) {
+            return false;
+        }
         let has_windows =
             !self.reads(node, session) || self.narrowest(node).is_some() || !asks_for_windows(node);
         !self.has_aggregate(input) && self.by_row(input) && has_windows
@@ -94,6 +102,17 @@ impl Recount<'_> {
         plan.exists(scans).unwrap()
     }
 
+    /// Whether an expression of this very node has a subquery that reads a stream.
+    fn asks_stream(&self, plan: &LogicalPlan) -> bool {
+        let mut asks_stream = false;
+        plan.apply_subqueries(|subquery| {
+            asks_stream |= self.reads_stream(subquery);
+            Ok(TreeNodeRecursion::Continue)
+        })
+        .unwrap();
+        asks_stream
+    }
+
     pub fn by_row(&self, plan: &LogicalPlan) -> bool {
         if !self.is_fed(plan) {
             return true;
@@ -101,12 +120,7 @@ impl Recount<'_> {
         if has_outer_columns(plan) {
             return false;
         }
-        let mut asks_stream = false;
-        plan.apply_subqueries(|subquery| {
-            asks_stream |= self.reads_stream(subquery);
-            Ok(TreeNodeRecursion::Continue)
-        })
-        .unwrap();
+        let asks_stream = self.asks_stream(plan);
         let takes_rows_alone = match plan {
             LogicalPlan::Projection(_)
             | LogicalPlan::Filter(_)

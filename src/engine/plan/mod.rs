@@ -152,26 +152,29 @@ impl Engine {
     async fn add_view(&mut self, catalog: &Catalog, def: &ViewDef) -> Result<()> {
         let mut query = def.query.clone();
         let has_session = windows::rewrite(&mut query, Sessions::Incremental)?;
-        let added = self.add_query(catalog, def, query, has_session).await;
-        let Err(error) = added else { return Ok(()) };
-        if !has_session {
-            return Err(error);
-        }
+        let refused = match self.add_query(catalog, def, query, has_session).await {
+            Ok(true) => return Ok(()),
+            Ok(false) => None,
+            Err(error) if !has_session => return Err(error),
+            Err(error) => Some(error),
+        };
         // What neither an aggregate of sessions nor their rows can do, window functions can.
         self.session.deregister_table(TableReference::bare(def.name.as_str()))?;
         let mut query = def.query.clone();
         windows::rewrite(&mut query, Sessions::Batch)?;
-        self.add_query(catalog, def, query, false).await.map_err(|_| error)
+        let added = self.add_query(catalog, def, query, false).await;
+        added.map(|_| ()).map_err(|error| refused.unwrap_or(error))
     }
 
-    /// `has_own_sessions`: session windows are each row's own, to be merged.
+    /// `has_own_sessions`: session windows are each row's own, to be merged. Whether it was added: sessions whose rows
+    /// can be taken back are not merged.
     async fn add_query(
         &mut self,
         catalog: &Catalog,
         def: &ViewDef,
         query: Statement,
         has_own_sessions: bool,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let state = self.session.state();
         let plan = state.statement_to_plan(query).await?;
         split::refuse_volatile(&plan)?;
@@ -181,7 +184,7 @@ impl Engine {
         let table = ViewTable::new(plan.clone(), None);
         self.session.register_table(TableReference::bare(def.name.as_str()), Arc::new(table))?;
         if !def.materialized {
-            return Ok(());
+            return Ok(true);
         }
         let schema = output_schema(def, &plan)?;
         let mut found =
@@ -191,7 +194,7 @@ impl Engine {
         let mut nodes = Vec::new();
         let whole = state.optimize(&plan)?;
         if has_own_sessions && split::stream_columns(&whole)?.iter().any(|(stream, _)| takes_back(stream)) {
-            return Err(def.place.error("rows of sessions can't be taken back"));
+            return Ok(false);
         }
         let mut references = split::reference_columns(&whole)?;
         let found_key = inferred_key(&plan, &schema)?;
@@ -297,7 +300,7 @@ impl Engine {
             sql: def.text.clone(),
         };
         self.views.push(View::new(info, def.place.clone(), tables, mode, work));
-        Ok(())
+        Ok(true)
     }
 
     /// Cuts a finishing plan into the graph of dataflows.

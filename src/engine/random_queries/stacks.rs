@@ -3,7 +3,7 @@
 
 use rand::prelude::*;
 
-use super::data::{Declared, SOURCES};
+use super::data::SOURCES;
 use super::draw::Draw;
 
 /// What a column holds.
@@ -52,7 +52,6 @@ const ROW_COLUMNS: [(&str, Type); 16] = [
 /// Draws queries of one engine.
 pub struct Stacks<'a> {
     pub draw: &'a mut Draw,
-    pub declared: Declared,
     /// The views so far, with their names in the place of their SQL.
     pub views: Vec<Query>,
 }
@@ -104,10 +103,12 @@ impl Stacks<'_> {
         match self.draw.0.random_range(0..14) {
             0 => table("SELECT k AS c0, name AS c1 FROM places", &[Text, Text]),
             1 => table("SELECT g AS c0, size AS c1 FROM sizes", &[Text, Int]),
-            2 if !self.declared.has_watermark => {
+            2 => {
                 let source = self.pick(&SOURCES);
+                let window = self.pick(&["tumble", "hop", "session"]);
+                let lengths = if window == "hop" { "INTERVAL '10 seconds', " } else { "" };
                 let sql = format!(
-                    "SELECT window_start AS c0, x AS c1, k AS c2 FROM tumble({source}, at, INTERVAL '20 seconds')"
+                    "SELECT window_start AS c0, x AS c1, k AS c2 FROM {window}({source}, at, {lengths}INTERVAL '20 seconds')"
                 );
                 table(&sql, &[Time, Int, Text])
             }
