@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerGroupMetadata};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::producer::{Producer, ThreadedProducer};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
@@ -48,8 +48,8 @@ pub struct KafkaSink {
     client: ClientConfig,
     producer: ThreadedProducer<Deliveries>,
     deliveries: Deliveries,
-    /// Never reads: it stands for the consumer group whose offsets are sent along.
-    group: BaseConsumer,
+    /// The consumer group whose offsets are sent along.
+    group: Option<ConsumerGroupMetadata>,
     log: String,
     /// The newest record of the epoch log as far as is known.
     newest: Option<Hash>,
@@ -137,10 +137,12 @@ impl KafkaSink {
             }
         }
         let mut group = clients::kafka(config);
-        group.set("group.id", format!("tally-{}", config.engine_id)).set("enable.auto.commit", "false");
+        group.set("group.id", format!("tally-{}", config.engine_id)).set("log_level", "0");
+        // It is in no group and reads nothing: it only says how the group is called.
+        let group: BaseConsumer = group.create().map_err(opening)?;
         let newest = newest_message(config, log, LOG_PARTITION, ENTRY_KEY)?;
         let sink = KafkaSink {
-            group: group.create().map_err(opening)?,
+            group: group.group_metadata(),
             config: config.clone(),
             producer,
             client,
@@ -391,12 +393,12 @@ impl KafkaSink {
         if offsets.is_empty() {
             return Ok(());
         }
-        let Some(group) = self.group.group_metadata() else { return Ok(()) };
+        let Some(group) = &self.group else { return Ok(()) };
         let mut list = TopicPartitionList::new();
         for (topic, partition, next) in offsets {
             list.add_partition_offset(topic, *partition, Offset::Offset(*next))?;
         }
-        self.producer.send_offsets_to_transaction(&list, &group, CALL)
+        self.producer.send_offsets_to_transaction(&list, group, CALL)
     }
 
     fn judge_outage(&mut self) {
