@@ -10,6 +10,7 @@ use tally::engine::session;
 use tally::pipeline::Pipeline;
 use tally::pipeline::audit::Checked;
 use tally::queries;
+use tally::rejects::{self, Listing};
 use tally::shutdown::Shutdown;
 use tally::sink::{ENTRY_KEY, KafkaSink, LOG_PARTITION, Record, Sink, Transaction};
 use tally::snapshot::Status;
@@ -170,4 +171,38 @@ async fn a_restart_repeats_nothing_and_an_audit_finds_what_was_changed() {
     assert_eq!(differing.len(), 2, "{checked:?}");
     let view = differing.iter().find(|checked| checked.what.contains("view choices")).unwrap();
     assert_eq!((view.differences, view.first.as_deref()), (1, Some("key b")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dead_letters_are_listed_and_sent_back_corrected() {
+    let Some(engine) = Engine::new().await else { return };
+    engine.vote("voter 1", "a");
+    engine.vote("voter 1", "b");
+    engine.kafka.write(&engine.votes, 2, &[r#"{"id": "voter 2"}"#]);
+    engine.run(3).await;
+    let list = async |listing: Listing| {
+        let mut out = Vec::new();
+        let told = rejects::list(&engine.config, &listing, &mut out, &Shutdown::new()).await.unwrap();
+        (told, String::from_utf8(out).unwrap())
+    };
+    let (told, text) = list(Listing::default()).await;
+    assert_eq!(told, 2);
+    assert!(
+        text.contains("primary_key(id): an earlier message") && text.contains(r#"{"id": "voter 2"}"#),
+        "{text}"
+    );
+    let (told, line) =
+        list(Listing { reason: Some("not_null".into()), json: true, ..Listing::default() }).await;
+    assert_eq!(told, 1);
+    let mut letter: rejects::Letter = serde_json::from_str(&line).unwrap();
+    assert_eq!((letter.rule.as_str(), letter.partition.as_str()), ("not_null(choice)", "2"));
+    letter.payload = Some(r#"{"id": "voter 2", "choice": "a"}"#.into());
+    let corrected = serde_json::to_string(&letter).unwrap();
+    assert_eq!(rejects::replay(&engine.config, corrected.as_bytes()).unwrap(), 1);
+    let status = engine.run(4).await;
+    assert_eq!((status.sources[0].counted, status.sources[0].rejected), (2, 2));
+    letter.cut_from_bytes = Some("9000000".into());
+    let cut = serde_json::to_string(&letter).unwrap();
+    let refused = rejects::replay(&engine.config, cut.as_bytes()).unwrap_err().to_string();
+    assert!(refused.contains("line 1: its payload is cut"), "{refused}");
 }
