@@ -281,6 +281,7 @@ async fn every_kind_of_message_gets_what_it_should_and_ends_nothing() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("ballots.sql"), queries(&topic, &letters, &changes)).unwrap();
     config.queries = Some(dir.path().to_owned());
+    config.engine_id = crate::kafka::unique();
     // Partly fetched large messages need room.
     config.kafka.insert("fetch.message.max.bytes".into(), "64000000".into());
     config.kafka.insert("receive.message.max.bytes".into(), "100000000".into());

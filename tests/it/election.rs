@@ -116,7 +116,7 @@ pub async fn is_counted_exactly(config: &Config) {
     let before = running.get("/api/views/votes_per_candidate").await["rows"].clone();
     running.stop().await;
 
-    // Everything is counted anew, and the topics end the same.
+    // What was counted is executed once more, and the topics end the same.
     let mut running = Running::start(config).await;
     running.received(messages).await;
     assert_eq!(running.get("/api/views/votes_per_candidate").await["rows"], before);
