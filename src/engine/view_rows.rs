@@ -8,12 +8,12 @@ use arrow::array::{ArrayRef, BooleanArray, RecordBatch, UInt32Array};
 use arrow::compute::{concat_batches, filter_record_batch, take_record_batch};
 use arrow::datatypes::SchemaRef;
 use arrow::row::{RowConverter, Rows, SortField};
-use datafusion::common::exec_err;
+use datafusion::common::{exec_err, internal_datafusion_err};
 use datafusion::error::Result;
 
-use super::flow::{Arrangement, Keys, NIL, Snapshot};
+use super::flow::{Arrangement, Delta, Keys, NIL, Snapshot};
 use super::view::{Changelog, Op, RowSource};
-use crate::batches;
+use crate::batches::{self, renamed};
 
 /// The rows of a view as of now.
 #[derive(Debug)]
@@ -23,7 +23,6 @@ pub struct ViewRows {
     key: Vec<usize>,
     keyed: bool,
     key_converter: Arc<RowConverter>,
-    row_converter: RowConverter,
     rows: Arrangement,
 }
 
@@ -34,17 +33,20 @@ impl ViewRows {
             [] => (0..schema.fields().len()).collect(),
             names => names.iter().map(|name| Ok(schema.index_of(name)?)).collect::<Result<_>>()?,
         };
-        let fields = |columns: &mut dyn Iterator<Item = usize>| -> Vec<SortField> {
-            columns.map(|i| SortField::new(schema.field(i).data_type().clone())).collect()
-        };
+        let fields = positions.iter().map(|i| SortField::new(schema.field(*i).data_type().clone()));
         Ok(ViewRows {
-            key_converter: Arc::new(RowConverter::new(fields(&mut positions.iter().copied()))?),
-            row_converter: RowConverter::new(fields(&mut (0..schema.fields().len())))?,
+            key_converter: Arc::new(RowConverter::new(fields.collect())?),
             keyed: !key.is_empty(),
-            rows: Arrangement::new(Arc::clone(&schema), positions.clone(), true, true),
+            rows: Arrangement::new(Arc::clone(&schema), looked_up(key, &positions), true, true),
             key: positions,
             schema,
         })
+    }
+
+    /// The same, still empty, of rows that only come: they are not found by their values.
+    pub fn append_only(mut self) -> Self {
+        self.rows = Arrangement::new(Arc::clone(&self.schema), self.rows.key().to_vec(), false, true);
+        self
     }
 
     /// Columns of the rows.
@@ -55,7 +57,7 @@ impl ViewRows {
     /// Replaces the whole content.
     pub fn replace(&mut self, now: &RecordBatch) -> Result<Changelog> {
         let before = self.rows.gather(&self.rows.slots(), None)?;
-        self.update(&before, now)
+        self.apply(&Delta::of_change(&before, now)?.consolidate()?)
     }
 
     /// A snapshot that later changes leave alone.
@@ -78,96 +80,84 @@ impl ViewRows {
         self.rows.bytes()
     }
 
-    fn encode(&self, batch: &RecordBatch) -> Result<(Rows, Rows)> {
-        let keys: Vec<ArrayRef> = self.key.iter().map(|i| Arc::clone(batch.column(*i))).collect();
-        Ok((self.key_converter.convert_columns(&keys)?, self.row_converter.convert_columns(batch.columns())?))
+    fn encoded_keys(&self, rows: &RecordBatch) -> Result<Rows> {
+        let keys: Vec<ArrayRef> = self.key.iter().map(|i| Arc::clone(rows.column(*i))).collect();
+        Ok(self.key_converter.convert_columns(&keys)?)
     }
 
-    /// Replaces the rows `before`, which must be in the view, by `after`; the difference.
+    /// Takes a delta in that is consolidated, and whose rows that go are in the view; what that changes.
     ///
     /// # Errors
     /// Two rows have one key. Nothing is changed then.
-    pub fn update(&mut self, before: &RecordBatch, after: &RecordBatch) -> Result<Changelog> {
-        if before.num_rows() == 0 && !self.keyed {
-            let rows = after.clone().with_schema(Arc::clone(&self.schema))?;
+    pub fn apply(&mut self, delta: &Delta) -> Result<Changelog> {
+        let (rows, weights) = (renamed(&delta.rows, &self.schema)?, delta.weights.values());
+        if !self.keyed && weights.iter().all(|weight| *weight == 1) {
             self.rows.insert(&rows)?;
             return Ok(Changelog { ops: vec![Op::Insert; rows.num_rows()], rows });
         }
-        let (old_keys, old_rows) = self.encode(before)?;
-        let (new_keys, new_rows) = self.encode(after)?;
-        // By key: the rows that leave and those that come.
-        let mut net: BTreeMap<&[u8], (Vec<u32>, Vec<u32>)> = BTreeMap::new();
-        let keys = (0..before.num_rows()).map(|row| (old_keys.row(row).data(), row as u32, true));
-        let keys = keys.chain((0..after.num_rows()).map(|row| (new_keys.row(row).data(), row as u32, false)));
-        for (key, row, leaves) in keys {
-            let (leaving, coming) = net.entry(key).or_default();
-            if leaves { leaving.push(row) } else { coming.push(row) }
-        }
-        let (mut ops, mut came, mut went, mut deleted) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        let mut new = Vec::new();
-        for (mut leaving, mut coming) in net.into_values() {
-            if self.keyed {
-                if coming.len() > 1 {
-                    return self.ambiguous(after, coming[0]);
-                }
-                match (leaving.as_slice(), coming.as_slice()) {
-                    ([old], [row]) if old_rows.row(*old as usize) == new_rows.row(*row as usize) => continue,
-                    ([], [row]) => new.push(*row),
-                    _ => {}
-                }
-            } else {
-                // All of them are the same row.
-                let same = leaving.len().min(coming.len());
-                leaving.truncate(leaving.len() - same);
-                coming.truncate(coming.len() - same);
-            }
-            let op = if leaving.is_empty() { Op::Insert } else { Op::Update };
-            ops.extend(coming.iter().map(|_| op));
-            if coming.is_empty() {
-                deleted.extend_from_slice(&leaving);
-            }
-            went.extend(leaving);
-            came.extend(coming);
-        }
-        if self.keyed && !new.is_empty() {
-            let keys = Keys::of(after, &self.key)?.select(&UInt32Array::from(new.clone()))?;
-            let there = self.rows.first(&keys, |_| true)?;
-            if let Some(i) = there.iter().position(|slot| *slot != NIL) {
-                return self.ambiguous(after, new[i]);
-            }
-        }
-        let slots = self.find(before, &old_rows, &went)?;
-        let came =
-            take_record_batch(after, &UInt32Array::from(came))?.with_schema(Arc::clone(&self.schema))?;
+        let Changed { came, mut ops, deleted } =
+            if self.keyed { self.by_key(&rows, weights)? } else { Changed::by_row(weights) };
+        let went: Vec<u32> =
+            (0..).zip(weights).filter(|(_, weight)| **weight < 0).map(|(row, _)| row).collect();
+        let slots = if went.is_empty() {
+            Vec::new()
+        } else {
+            let times = went.iter().map(|row| u32::try_from(-weights[*row as usize]));
+            let times = times.collect::<Result<Vec<_>, _>>();
+            let times = times.map_err(|_| internal_datafusion_err!("a row goes more often than it can"))?;
+            self.rows.find(&take_record_batch(&rows, &UInt32Array::from(went))?, &times)?
+        };
+        let came = take_record_batch(&rows, &UInt32Array::from(came))?;
         ops.extend(std::iter::repeat_n(Op::Delete, deleted.len()));
-        let gone =
-            take_record_batch(before, &UInt32Array::from(deleted))?.with_schema(Arc::clone(&self.schema))?;
+        let gone = take_record_batch(&rows, &UInt32Array::from(deleted))?;
         let changed = concat_batches(&self.schema, [&came, &gone])?;
         self.rows.delete(&slots)?;
         self.rows.insert(&came)?;
         Ok(Changelog { ops, rows: changed })
     }
 
-    /// Where rows are that leave. Equal ones are looked for together.
-    fn find(&self, before: &RecordBatch, encoded: &Rows, rows: &[u32]) -> Result<Vec<u32>> {
-        let mut counts: BTreeMap<&[u8], (u32, u32)> = BTreeMap::new();
-        for row in rows {
-            counts.entry(encoded.row(*row as usize).data()).or_insert((*row, 0)).1 += 1;
+    /// A row that comes where one with its key goes is an update.
+    fn by_key(&self, rows: &RecordBatch, weights: &[i64]) -> Result<Changed> {
+        let keys = self.encoded_keys(rows)?;
+        // The row that goes and the one that comes.
+        let mut net: BTreeMap<&[u8], (Option<u32>, Option<u32>)> = BTreeMap::new();
+        for (row, weight) in (0..).zip(weights) {
+            let comes = *weight > 0;
+            let (went, came) = net.entry(keys.row(row as usize).data()).or_default();
+            let place = if comes { came } else { went };
+            if comes && (*weight > 1 || place.is_some()) {
+                return self.ambiguous(rows, row);
+            }
+            *place = Some(row);
         }
-        let (rows, counts): (Vec<u32>, Vec<u32>) = counts.into_values().unzip();
-        let rows = take_record_batch(before, &UInt32Array::from(rows))?;
-        self.rows.find(&rows, &counts)
+        let new: Vec<u32> =
+            net.values().filter(|(went, _)| went.is_none()).filter_map(|(_, came)| *came).collect();
+        if !new.is_empty() {
+            let sought = Keys::of(rows, &self.key)?.select(&UInt32Array::from(new.clone()))?;
+            let there = self.rows.first(&sought, |_| true)?;
+            if let Some(i) = there.iter().position(|slot| *slot != NIL) {
+                return self.ambiguous(rows, new[i]);
+            }
+        }
+        let mut changed = Changed::default();
+        for (went, came) in net.into_values() {
+            changed.came.extend(came);
+            let op = if went.is_none() { Op::Insert } else { Op::Update };
+            changed.ops.extend(came.map(|_| op));
+            changed.deleted.extend(went.filter(|_| came.is_none()));
+        }
+        Ok(changed)
     }
 
     /// All rows, for output mode `complete`: `diff` says which of them are new, and which have gone.
     pub fn complete(&self, diff: &Changelog) -> Result<Changelog> {
-        let (keys, _) = self.encode(&diff.rows)?;
+        let keys = self.encoded_keys(&diff.rows)?;
         let inserted: BTreeSet<&[u8]> = (0..diff.ops.len())
             .filter(|row| diff.ops[*row] == Op::Insert)
             .map(|row| keys.row(row).data())
             .collect();
         let all = sorted(&self.rows.snapshot(), &self.schema, &self.key, &self.key_converter)?;
-        let (all_keys, _) = self.encode(&all)?;
+        let all_keys = self.encoded_keys(&all)?;
         let op = |row: usize| match inserted.contains(all_keys.row(row).data()) {
             true => Op::Insert,
             false => Op::Update,
@@ -179,7 +169,7 @@ impl ViewRows {
         Ok(Changelog { ops, rows: concat_batches(&self.schema, [&all, &gone])? })
     }
 
-    fn ambiguous(&self, after: &RecordBatch, row: u32) -> Result<Changelog> {
+    fn ambiguous<T>(&self, after: &RecordBatch, row: u32) -> Result<T> {
         let columns: Vec<_> = self.key.iter().map(|i| self.schema.field(*i).name().as_str()).collect();
         let value =
             |i: &usize| arrow::util::display::array_value_to_string(after.column(*i), row as usize).ok();
@@ -190,6 +180,33 @@ impl ViewRows {
             values.join(", ")
         )
     }
+}
+
+/// What a delta makes of a view's rows, by position in it; the rows that only go are told last.
+#[derive(Default)]
+struct Changed {
+    came: Vec<u32>,
+    /// Of each of these, what it is.
+    ops: Vec<Op>,
+    /// The rows in whose place none comes.
+    deleted: Vec<u32>,
+}
+
+impl Changed {
+    /// Each row by itself.
+    fn by_row(weights: &[i64]) -> Changed {
+        let of_sign = |sign: i64| -> Vec<u32> {
+            let times = |weight: &i64| (weight * sign).max(0) as usize;
+            (0..).zip(weights).flat_map(|(row, weight)| std::iter::repeat_n(row, times(weight))).collect()
+        };
+        let came = of_sign(1);
+        Changed { ops: vec![Op::Insert; came.len()], came, deleted: of_sign(-1) }
+    }
+}
+
+/// The columns that rows are looked up by: none where they are known by their values.
+fn looked_up(key: &[String], positions: &[usize]) -> Vec<usize> {
+    if key.is_empty() { Vec::new() } else { positions.to_vec() }
 }
 
 /// Rows that are sorted by their key when somebody reads them.

@@ -59,6 +59,17 @@ impl Delta {
         })
     }
 
+    /// The rows of a change that takes none away, each as often as it came.
+    pub fn repeated(&self) -> Result<RecordBatch> {
+        let weights = self.weights.values();
+        if weights.iter().all(|weight| *weight == 1) {
+            return Ok(self.rows.clone());
+        }
+        let rows =
+            (0..).zip(weights).flat_map(|(row, weight)| std::iter::repeat_n(row, (*weight).max(0) as usize));
+        Ok(take_record_batch(&self.rows, &UInt32Array::from_iter_values(rows))?)
+    }
+
     /// Whether a row went.
     pub fn retracts(&self) -> bool {
         self.weights.values().iter().any(|weight| *weight < 0)

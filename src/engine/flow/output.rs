@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, RecordBatch, UInt32Array};
+use arrow::array::{ArrayRef, RecordBatch};
 use arrow::compute::SortOptions;
 use arrow::datatypes::SchemaRef;
 use arrow::row::{RowConverter, SortField};
@@ -72,13 +72,15 @@ impl Shown {
         }
     }
 
-    fn update(&mut self, before: &RecordBatch, after: RecordBatch) -> Result<Changelog> {
+    /// Takes a consolidated delta in.
+    fn apply(&mut self, delta: &Delta) -> Result<Changelog> {
         match self {
-            Shown::All(rows) => rows.update(before, &after),
-            Shown::Newest(_) if before.num_rows() > 0 => internal_err!("a row is taken back that was told"),
+            Shown::All(rows) => rows.apply(delta),
+            Shown::Newest(_) if delta.retracts() => internal_err!("a row is taken back that was told"),
             Shown::Newest(ring) => {
-                ring.push(&after)?;
-                Ok(Changelog { ops: vec![Op::Insert; after.num_rows()], rows: after })
+                let rows = renamed(&delta.repeated()?, ring.schema())?;
+                ring.push(&rows)?;
+                Ok(Changelog { ops: vec![Op::Insert; rows.num_rows()], rows })
             }
         }
     }
@@ -103,24 +105,31 @@ struct Ordered {
 }
 
 impl FlowView {
-    /// A view without rows over the part `root`. `order`: how the query orders them; `hold_rows_max`: how many rows
-    /// the parts may hold.
+    /// A view without rows over the part `root` of a graph. `order`: how the query orders them; `hold_rows_max`: how
+    /// many rows the parts below may hold.
     pub fn new(
+        graph: &Graph,
         root: usize,
-        parts: BTreeSet<usize>,
         rows: Shown,
         order: Option<Order>,
         hold_rows_max: Option<usize>,
     ) -> Result<FlowView> {
         let visible = rows.schema().fields().len();
+        let append_only = graph.vertices()[root].append_only;
+        let of_root = |rows: ViewRows| if append_only { rows.append_only() } else { rows };
+        let rows = match rows {
+            Shown::All(rows) => Shown::All(Box::new(of_root(*rows))),
+            newest => newest,
+        };
         let order = match order {
             None => None,
             Some(order) => {
                 let has_more = order.schema.fields().len() > visible;
                 let rows = has_more.then(|| ViewRows::new(Arc::clone(&order.schema), &[])).transpose()?;
-                Some(Ordered { order: Arc::new(order), rows })
+                Some(Ordered { order: Arc::new(order), rows: rows.map(of_root) })
             }
         };
+        let parts = graph.below(root);
         Ok(FlowView { root, parts, rows, order, pending: Vec::new(), hold_rows_max, is_over: false })
     }
 
@@ -197,32 +206,13 @@ impl FlowView {
             weights: delta.weights.clone(),
         };
         let shown = if visible < delta.rows.num_columns() { shown.consolidate()? } else { shown };
-        let (before, after) = went_and_came(&shown, self.rows.schema())?;
-        let changelog = self.rows.update(&before, after)?;
-        if let Some(Ordered { order, rows: Some(rows) }) = &mut self.order {
-            let (before, after) = went_and_came(&delta, &order.schema)?;
-            rows.update(&before, &after)?;
+        let changelog = self.rows.apply(&shown)?;
+        if let Some(Ordered { rows: Some(rows), .. }) = &mut self.order {
+            rows.apply(&delta)?;
         }
         self.pending.clear();
         Ok(Some(changelog))
     }
-}
-
-/// The rows that went and those that came, each as often as it did.
-fn went_and_came(delta: &Delta, schema: &SchemaRef) -> Result<(RecordBatch, RecordBatch)> {
-    if delta.weights.values().iter().all(|weight| *weight == 1) {
-        let rows = renamed(&delta.rows, schema)?;
-        return Ok((rows.slice(0, 0), rows));
-    }
-    let of_sign =
-        |sign: i64| -> Result<RecordBatch> {
-            let rows =
-                delta.weights.values().iter().enumerate().flat_map(|(row, weight)| {
-                    std::iter::repeat_n(row as u32, (weight * sign).max(0) as usize)
-                });
-            renamed(&batches::take(&delta.rows, &UInt32Array::from_iter_values(rows))?, schema)
-        };
-    Ok((of_sign(-1)?, of_sign(1)?))
 }
 
 /// Rows that are sorted when somebody reads them.

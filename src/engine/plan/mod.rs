@@ -349,8 +349,7 @@ impl Engine {
             let fields = rows.schema().fields().iter().chain(more).cloned().collect::<Vec<_>>();
             Order { by: by.clone(), schema: Arc::new(arrow::datatypes::Schema::new(fields)) }
         });
-        let parts = self.graph.below(root);
-        let view = FlowView::new(root, parts, rows, order, def.hold.map(|hold| hold.rows))?;
+        let view = FlowView::new(&self.graph, root, rows, order, def.hold.map(|hold| hold.rows))?;
         Ok(Work::Flow { nodes, view: Box::new(view) })
     }
 
