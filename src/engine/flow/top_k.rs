@@ -5,11 +5,15 @@ mod partition;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, Int64Array, RecordBatch, UInt64Array, new_null_array};
-use arrow::compute::SortOptions;
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::array::{
+    Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, UInt64Array, new_null_array,
+};
+use arrow::compute::{SortOptions, filter, filter_record_batch};
+use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 use arrow::row::{RowConverter, SortField};
 use async_trait::async_trait;
 use datafusion::common::{internal_err, not_impl_err, plan_err};
@@ -245,6 +249,38 @@ impl TopK {
         })
     }
 
+    /// Without the rows that come behind the first ones already, where rows only come: nothing but their place in the
+    /// order needs to be encoded.
+    fn candidates<'a>(&self, delta: &'a Delta) -> Result<Cow<'a, Delta>> {
+        let is_limited = self.limit.append_only && self.limit.end().is_some() && self.rows.len() > 0;
+        if !is_limited || self.ties.columns == self.columns.len() {
+            return Ok(Cow::Borrowed(delta));
+        }
+        let columns = self.columns[..self.ties.columns].iter();
+        let columns: Vec<ArrayRef> = columns.map(|column| Arc::clone(delta.rows.column(*column))).collect();
+        if columns.is_empty() {
+            return Ok(Cow::Borrowed(delta));
+        }
+        let places = self.ties.converter.convert_columns(&columns)?;
+        let partitions = self.partition.lens(&columns, places.num_rows())?;
+        let mut ends: HashMap<&[u8], Option<Vec<u8>>> = HashMap::new();
+        let keep: BooleanArray = (0..places.num_rows())
+            .map(|row| {
+                let place = places.row(row).data();
+                let partition = &place[..partitions[row]];
+                let end = ends
+                    .entry(partition)
+                    .or_insert_with(|| partition::end(&self.rows, partition, &self.limit));
+                Some(end.as_deref().is_none_or(|end| place <= end))
+            })
+            .collect();
+        if keep.true_count() == keep.len() {
+            return Ok(Cow::Borrowed(delta));
+        }
+        let weights = filter(&delta.weights, &keep)?.as_primitive::<Int64Type>().clone();
+        Ok(Cow::Owned(Delta { rows: filter_record_batch(&delta.rows, &keep)?, weights }))
+    }
+
     /// The rows of a delta in order, each once, and of each how many bytes encode its partition.
     fn encode(&self, delta: &Delta) -> Result<(Encoded, Vec<usize>)> {
         let columns = self.columns.iter().map(|column| Arc::clone(delta.rows.column(*column)));
@@ -313,7 +349,7 @@ impl Operator for TopK {
     async fn prepare(&mut self, inputs: &[Delta], _: &Run<'_>) -> Result<()> {
         self.prepared = None;
         let [delta] = inputs else { return internal_err!("the first rows of {} inputs", inputs.len()) };
-        let (encoded, lens) = self.encode(delta)?;
+        let (encoded, lens) = self.encode(self.candidates(delta)?.as_ref())?;
         let changes: Vec<_> = encoded.changes().collect();
         let mut effect = Effect::default();
         let prefix = |place: usize| &changes[place].row[..lens[place]];

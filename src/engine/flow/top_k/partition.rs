@@ -102,6 +102,12 @@ pub fn change<'a>(
     Ok(())
 }
 
+/// Where the first rows of the partition with that prefix end: a row beyond it is none of them. None: nowhere.
+pub fn end(rows: &SortedRows, prefix: &[u8], limit: &Limit) -> Option<Vec<u8>> {
+    let partition = Changed { rows, prefix, changes: &[] };
+    partition.boundary(limit, limit.end()).below.map(Cow::into_owned)
+}
+
 /// What the rows up to a boundary are other than they were.
 fn difference<'a>(
     before: &Changed<'a>,
