@@ -1,8 +1,6 @@
 //! GROUP BY over rows that come and go: groups with the weight of their rows, and of each function what rows can be
 //! taken back from. A delta costs its rows and the groups that it touches.
 
-#[cfg(test)]
-mod cost;
 mod function;
 mod grouping_sets;
 mod groups;

@@ -5,8 +5,6 @@
 
 mod change;
 mod layout;
-#[cfg(test)]
-mod measure;
 mod pairs;
 mod residual;
 mod status;

@@ -161,9 +161,3 @@ impl<O: Operator> Operated<O> {
         self.output.retain(|_, count| *count != 0);
     }
 }
-
-/// Nanoseconds that this thread has run.
-pub fn cpu_time() -> u128 {
-    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
-    stat.split(' ').next().unwrap().parse().unwrap()
-}

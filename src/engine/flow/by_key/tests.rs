@@ -5,7 +5,7 @@ use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 use super::*;
-use crate::engine::flow::testing::{Live, Operated, counts, cpu_time, query, rows, schema};
+use crate::engine::flow::testing::{Live, Operated, counts, query, rows, schema};
 use crate::engine::input::Kind;
 use crate::engine::session;
 use crate::hash_bits::FewHashes;
@@ -167,51 +167,4 @@ async fn final_keys_are_freed() {
     assert_eq!((operated.output.len(), output.len()), (5, 5));
     assert_eq!(operated.output.values().sum::<i64>(), 5);
     assert_eq!(output.iter().filter(|row| operated.output.get(row.0) == Some(row.1)).count(), 4);
-}
-
-/// How long a micro-batch takes, in CPU time: `cargo test --release --lib by_key -- --ignored --nocapture`.
-#[tokio::test]
-#[ignore = "measures"]
-async fn measure() {
-    let fields = (0..3).map(|i| Field::new(format!("c{i}"), DataType::Int32, true));
-    let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
-    let rank = "SELECT *, RANK() OVER (PARTITION BY c0 ORDER BY c1) FROM t";
-    let cases = [
-        ("rank by 1e5 keys", rank, &[0usize] as &[usize], 100_000, 1000usize),
-        ("sum over 1e5 keys", "SELECT *, SUM(c1) OVER (PARTITION BY c0) FROM t", &[0], 100_000, 1000usize),
-        ("max of 1e5 keys", "SELECT c0, MAX(c1) FROM t GROUP BY c0", &[0], 100_000, 1000usize),
-        ("max, all anew", "SELECT MAX(c1) FROM t", &[], 100_000, 150),
-        ("rank, all anew", rank, &[], 1000, 150),
-    ];
-    for (name, sql, key, keys, batches) in cases {
-        let mut random = StdRng::seed_from_u64(5);
-        let mut operated = Operated::new(operator(sql, &schema, &[key], false).await);
-        let (mut times, mut all, mut out) = (Vec::new(), Vec::new(), 0);
-        for batch in 0..batches + 50 {
-            let mut some =
-                |kinds: i32| (0..1000).map(|_| random.random_range(0..kinds)).collect::<Int32Array>();
-            let columns: Vec<ArrayRef> =
-                vec![Arc::new(some(keys)), Arc::new(some(1_000_000)), Arc::new(some(1_000_000))];
-            let rows = RecordBatch::try_new(Arc::clone(&schema), columns).unwrap();
-            all.push(rows.clone());
-            // At last, rows that came go, as many as others come.
-            let delta = match batch.checked_sub(batches) {
-                Some(first) => Delta::of_change(&all[first], &rows).unwrap(),
-                None => Delta::of_new(rows),
-            };
-            let start = cpu_time();
-            operated.prepare(&[delta]).await.unwrap();
-            out += operated.operator.commit().unwrap().rows.num_rows();
-            times.push(cpu_time() - start);
-        }
-        let mean = |times: &[u128]| times.iter().sum::<u128>() / times.len() as u128 / 1000;
-        println!(
-            "{name}: {} ms for {batches} batches, {out} rows out; µs a batch at 1e5 rows {}, at the end {}, taking back {}; {:.1} bytes a row",
-            times[..batches].iter().sum::<u128>() / 1_000_000,
-            mean(&times[80..120]),
-            mean(&times[batches - 50..batches]),
-            mean(&times[batches..]),
-            operated.operator.bytes() as f64 / operated.operator.held_rows() as f64,
-        );
-    }
 }

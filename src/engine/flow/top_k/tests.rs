@@ -5,7 +5,7 @@ use arrow::datatypes::TimeUnit;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 use super::*;
-use crate::engine::flow::testing::{Live, Operated, counts, cpu_time, query, rows, schema};
+use crate::engine::flow::testing::{Live, Operated, counts, query, rows, schema};
 
 fn operated(spec: TopKSpec) -> Operated<TopK> {
     Operated::new(TopK::new(spec).unwrap())
@@ -209,61 +209,4 @@ fn what_it_cannot_hold_is_refused() {
     }
     let error = TopK::new(TopKSpec { schema: Arc::new(Schema::empty()), ..spec() }).unwrap_err();
     assert!(error.to_string().contains("rows without columns"), "{error}");
-}
-
-/// How long a micro-batch takes, in CPU time: `cargo test --release --lib top_k -- --ignored --nocapture`.
-#[tokio::test]
-#[ignore = "measures"]
-async fn measure() {
-    let fields = (0..3).map(|i| Field::new(format!("c{i}"), DataType::Int32, true));
-    let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
-    let of_keys = |random: &mut StdRng, keys: i32, first: i32| {
-        let mut some = |kinds: i32| (0..1000).map(|_| random.random_range(0..kinds)).collect::<Int32Array>();
-        let columns: Vec<ArrayRef> = vec![
-            Arc::new(some(keys)),
-            Arc::new(some(1_000_000_000)),
-            Arc::new(Int32Array::from_iter_values(first..first + 1000)),
-        ];
-        RecordBatch::try_new(Arc::clone(&schema), columns).unwrap()
-    };
-    let order = order(&[(1, true, false)]);
-    let top = TopKSpec { schema: Arc::clone(&schema), order, ..spec() };
-    let by_key = TopKSpec { partition: vec![0], ..top.clone() };
-    let cases = [
-        ("row_number <= 3 of 1e5 keys", by_key.clone(), 100_000),
-        ("… with the number", TopKSpec { numbers: vec![Numbering::RowNumber], ..by_key.clone() }, 100_000),
-        ("… append only", TopKSpec { append_only: true, ..by_key.clone() }, 100_000),
-        ("row_number <= 3 of 10 keys", by_key.clone(), 10),
-        ("rank <= 3 of 1e5 keys", TopKSpec { by: Numbering::Rank, ..by_key.clone() }, 100_000),
-        ("rank of 1e5 keys", TopKSpec { numbers: vec![Numbering::Rank], fetch: None, ..by_key }, 100_000),
-        ("limit 100", TopKSpec { fetch: Some(100), ..top.clone() }, 10),
-        ("limit 1000 offset 1e5", TopKSpec { fetch: Some(1000), skip: 100_000, ..top }, 10),
-    ];
-    for (name, spec, keys) in cases {
-        let mut random = StdRng::seed_from_u64(5);
-        let mut operated = operated(spec);
-        let (mut times, mut all, mut out) = (Vec::new(), Vec::new(), 0);
-        for batch in 0..1100 {
-            // At last, rows that came go, as many as others come.
-            let mut delta = Delta::of_new(of_keys(&mut random, keys, batch * 1000));
-            all.push(delta.rows.clone());
-            if batch >= 1000 && !operated.operator.limit.append_only {
-                delta = Delta::of_change(&all[batch as usize - 1000], &delta.rows).unwrap();
-            }
-            let start = cpu_time();
-            operated.prepare(&[delta]).await.unwrap();
-            out += operated.operator.commit().unwrap().rows.num_rows();
-            times.push(cpu_time() - start);
-        }
-        let mean = |times: &[u128]| times.iter().sum::<u128>() / times.len().max(1) as u128 / 1000;
-        println!(
-            "{name}: {} ms for 1e6 rows, {out} out; µs a batch at 1e5 {}, at 1e6 {}, taking back {}; {} rows held, {:.1} bytes each",
-            times[..1000].iter().sum::<u128>() / 1_000_000,
-            mean(&times[50..150]),
-            mean(&times[900..1000]),
-            mean(&times[1000..]),
-            operated.operator.held_rows(),
-            operated.operator.bytes() as f64 / operated.operator.held_rows() as f64,
-        );
-    }
 }
