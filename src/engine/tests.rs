@@ -375,3 +375,24 @@ async fn the_work_of_a_view_is_told_with_that_of_its_nodes() {
     engine.apply("nothing", events(&[event(3)]), None).await.unwrap();
     assert_eq!(engine.seconds_by_view(), after);
 }
+
+#[tokio::test]
+async fn a_limit_on_row_number_keeps_the_first_rows_whatever_is_put_out() {
+    let number = "ROW_NUMBER() OVER (PARTITION BY place ORDER BY amount, id) AS n";
+    for query in [
+        format!("SELECT * FROM (SELECT *, {number} FROM events) WHERE n <= 3"),
+        format!("SELECT id, amount FROM (SELECT *, {number} FROM events) WHERE n <= 3"),
+        format!("SELECT id FROM (SELECT *, {number} FROM events) WHERE n <= 3"),
+        format!(
+            "SELECT id + 1 AS next FROM (SELECT *, {number} FROM events) WHERE n <= 3 AND at IS NOT NULL"
+        ),
+        format!(
+            "SELECT COUNT(*) AS c FROM (SELECT e.id, {} FROM events e JOIN events f ON f.id = e.id) WHERE n <= 3",
+            number.replace("place", "f.place").replace("amount, id", "f.amount, e.id")
+        ),
+    ] {
+        let engine = plan(&format!("{SOURCE} CREATE MATERIALIZED VIEW firsts AS {query};")).await.unwrap();
+        let upkeep = engine.views[0].info.upkeep.to_string();
+        assert!(upkeep.contains("the first 3 rows of each"), "{query}: {upkeep}");
+    }
+}

@@ -67,7 +67,7 @@ impl Delta {
         }
         let rows =
             (0..).zip(weights).flat_map(|(row, weight)| std::iter::repeat_n(row, (*weight).max(0) as usize));
-        Ok(take_record_batch(&self.rows, &UInt32Array::from_iter_values(rows))?)
+        Ok(batches::take(&self.rows, &UInt32Array::from_iter_values(rows))?)
     }
 
     /// Whether a row went.

@@ -1,7 +1,10 @@
 //! Recognizes a limit on ROW_NUMBER, RANK or DENSE_RANK: only the first rows of each partition are asked for.
 
+use std::sync::Arc;
+
 use arrow::compute::SortOptions;
 use datafusion::common::ScalarValue;
+use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::error::Result;
 use datafusion::logical_expr::utils::{conjunction, split_conjunction};
 use datafusion::logical_expr::{
@@ -35,6 +38,39 @@ fn window(plan: &LogicalPlan) -> Option<&Window> {
         LogicalPlan::SubqueryAlias(alias) => window(&alias.input),
         _ => None,
     }
+}
+
+/// Whether a plan is a limit on the number of a row in its partition.
+pub fn is_limit(plan: &LogicalPlan) -> Result<bool> {
+    match plan {
+        LogicalPlan::Filter(filter) => Ok(limit(filter)?.is_some() || over_limit(filter)?.is_some()),
+        _ => Ok(false),
+    }
+}
+
+/// The same plan with the filter below the projection that it stands on, if it is a limit there.
+pub fn over_limit(filter: &Filter) -> Result<Option<LogicalPlan>> {
+    let LogicalPlan::Projection(projection) = filter.input.as_ref() else { return Ok(None) };
+    if window(&projection.input).is_none() {
+        return Ok(None);
+    }
+    let predicate = filter.predicate.clone().transform(|part| {
+        let place = match &part {
+            Expr::Column(column) => projection.schema.maybe_index_of_column(column),
+            _ => None,
+        };
+        Ok(match place {
+            Some(place) => Transformed::yes(unaliased(&projection.expr[place]).clone()),
+            None => Transformed::no(part),
+        })
+    });
+    let below = Filter::try_new(predicate?.data, Arc::clone(&projection.input))?;
+    if limit(&below)?.is_none() {
+        return Ok(None);
+    }
+    let mut over = projection.clone();
+    over.input = Arc::new(LogicalPlan::Filter(below));
+    Ok(Some(LogicalPlan::Projection(over)))
 }
 
 /// The limit that a filter is, if it is one, and its partition and order are columns.

@@ -129,6 +129,11 @@ impl<'a> Cut<'a> {
             }
             _ => {}
         }
+        if let LogicalPlan::Filter(filter) = plan
+            && let Some(plan) = numbering::over_limit(filter)?
+        {
+            return self.edge(&plan);
+        }
         let identity = Identity::of(plan, self.terms)?;
         if let Some(known) = self.find(&identity) {
             return Ok(known);

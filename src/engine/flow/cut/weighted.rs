@@ -7,8 +7,8 @@ use datafusion::error::Result;
 use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder, TableScan};
 
 use super::{Cut, Plan, columns_of, is_linear, named, reads_rows};
-use crate::engine::flow::finality;
 use crate::engine::flow::segment::with_weight_field;
+use crate::engine::flow::{finality, numbering};
 use crate::engine::hidden::carry;
 use crate::engine::input::{InputTable, Kind, WEIGHT, as_input};
 use crate::engine::plan::Identity;
@@ -39,7 +39,7 @@ impl Cut<'_> {
         inputs: &mut Vec<usize>,
     ) -> Result<LogicalPlan> {
         carry(plan, &[WEIGHT], &mut |node| {
-            if is_linear(node) && reads_rows(node) {
+            if is_linear(node) && reads_rows(node) && !numbering::is_limit(node)? {
                 return Ok(None);
             }
             // Some columns of a part's rows, or all.
