@@ -53,7 +53,11 @@ impl Declared {
             }
             // Its key changes too, maybe to that of another row.
             (Some(place), 9) if kind != Kind::Replace => {
-                let id = if draw.chance(5) { rows[draw.0.random_range(0..rows.len())].id } else { new.id };
+                let id = if is_keyed && draw.chance(5) {
+                    rows[draw.0.random_range(0..rows.len())].id
+                } else {
+                    new.id
+                };
                 (Some(Row { id, ..altered(&rows[place], &new, kind, draw) }), Some(rows[place].clone()))
             }
             (Some(place), 10..=13) => (None, Some(rows[place].clone())),

@@ -47,8 +47,8 @@ impl Stacks<'_> {
     }
 
     pub fn expression(&mut self, name: &str, of: &Query) -> (String, Type) {
-        let (any, column) = (self.any(of), String::new());
-        let column = column + &format!("{name}.c{any}");
+        let any = self.any(of);
+        let column = format!("{name}.c{any}");
         match (of.columns[any], self.draw.0.random_range(0..4)) {
             (Int, 0) => (format!("{column} * 2 - 1"), Int),
             (Int, 1) => (format!("CAST({column} AS VARCHAR)"), Text),
