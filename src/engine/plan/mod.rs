@@ -1,6 +1,7 @@
 //! Builds an [`Engine`] from a [`Catalog`]: plans each view once, in the order of their dependencies, and
 //! refuses what can't be kept up to date.
 
+mod describe;
 mod disclosure;
 mod identity;
 mod keys;
@@ -20,6 +21,7 @@ use datafusion::common::TableReference;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::sql::parser::Statement;
 
+use self::describe::indent;
 use self::disclosure::disclosure;
 use self::identity::shared_table;
 pub use self::identity::{Identity, Terms};
@@ -43,7 +45,7 @@ use super::session::{self, PG};
 use super::session_rows::SessionRows;
 use super::split::{self, Maintenance, split};
 use super::stream_rows::StreamRows;
-use super::upkeep::{TELL_ONCE, UNTIL_FINAL, Upkeep, ViewUpkeep};
+use super::upkeep::{UNTIL_FINAL, Upkeep, ViewUpkeep};
 use super::view::{Ring, ViewInfo};
 use super::view_rows::ViewRows;
 use super::watermark::Watermark;
@@ -482,41 +484,6 @@ impl Engine {
             busy: Duration::ZERO,
         })
     }
-
-    /// What keeping a view up to date takes.
-    fn upkeep(&self, nodes: &[usize], work: &Work) -> ViewUpkeep {
-        let mut parts: Vec<Upkeep> =
-            nodes.iter().filter_map(|node| self.nodes[*node].upkeep.clone()).collect();
-        if let Work::Flow { view, .. } = work {
-            let vertices = self.graph.vertices();
-            parts.extend(view.parts.iter().filter_map(|part| vertices[*part].upkeep.clone()));
-            if vertices[view.root].append_only && !view.forgets() {
-                let (keeps, costs) = ("the view's rows".into(), "its rows".into());
-                parts.push(Upkeep { keeps, costs, until: None, advice: Some(TELL_ONCE) });
-            }
-        }
-        ViewUpkeep { parts }
-    }
-
-    /// How a view is kept up to date, for people.
-    fn describe(&self, nodes: &[usize], work: &Work, finishing: String) -> String {
-        let names = nodes.iter().map(|node| self.nodes[*node].table.name()).collect::<Vec<_>>().join(", ");
-        let mut text = match work {
-            Work::Flow { view, .. } => {
-                format!("dataflow:\n{}{finishing}", indent(&self.graph.describe(&view.parts)) + "\n")
-            }
-            _ => format!("finishing: incremental, over the touched rows of {names}\n{finishing}"),
-        };
-        for node in nodes {
-            let node = &self.nodes[*node];
-            let keeps = match &node.upkeep {
-                Some(upkeep) => upkeep.to_string(),
-                None => "the rows as they come; nothing is kept of them here".into(),
-            };
-            text += &format!("{}: {keeps}\n{}\n", node.table.name(), indent(&node.below));
-        }
-        text
-    }
 }
 
 /// A source's event time, if rows with one become final.
@@ -525,8 +492,4 @@ fn event_time(catalog: &Catalog, stream: &str) -> Option<String> {
     source.watermark_delay_ms?;
     // What can be taken back is never final.
     source.event_time.clone().filter(|_| !source.retracts())
-}
-
-fn indent(text: &str) -> String {
-    text.lines().map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n")
 }
