@@ -20,7 +20,7 @@ const CHANGED: [&str; 12] = [
     "lineitem", "orders", "partsupp", "customer", "lineitem", "nation", "part", "lineitem", "supplier",
     "orders", "nation", "lineitem",
 ];
-const ROUNDS: usize = 36;
+const ROUNDS: usize = 24;
 const CHANGES_MAX: usize = 25;
 
 #[tokio::test]
