@@ -309,7 +309,7 @@ def main():
             path = os.path.join(directory, name)
             if os.path.exists(path):
                 with open(path, errors="replace") as file:
-                    print(f"--- the end of {name}\n{file.read()[-3000:]}", file=sys.stderr)
+                    print(f"--- the end of {name}\n{file.read()[-6000:]}", file=sys.stderr)
         sys.exit(1)
     finally:
         shutil.rmtree(directory, ignore_errors=True)

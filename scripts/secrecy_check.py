@@ -50,7 +50,8 @@ class Follower(threading.Thread):
                     event = value
                 elif name == "data":
                     told = json.loads(value)
-                    if event == "snapshot":
+                    # A view that is there only since the engine has started is told by its changes.
+                    if event == "snapshot" or not keys.keys() >= told["views"].keys():
                         with self.open("/api/views") as response:
                             views = json.load(response)["views"]
                         keys = {view["name"]: view["key"] or [column["name"] for column in view["columns"]] for view in views}
@@ -59,7 +60,7 @@ class Follower(threading.Thread):
                         if event == "snapshot":
                             rows[view] = {key(row): row for row in part["rows"]}
                             continue
-                        rows[view] = dict(rows[view])
+                        rows[view] = dict(rows.get(view, {}))
                         for change in part["changes"]:
                             if change["op"] == "delete":
                                 rows[view].pop(key(change["row"]), None)
