@@ -18,6 +18,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 KILLS = int(os.environ.get("KILLS", "50"))
 RATE = int(os.environ.get("RATE", "3000"))
 CHECK_EVERY = int(os.environ.get("CHECK_EVERY", "10"))
+TIMES = [int(times) for times in os.environ.get("TIMES", "1,2,5").split(",")]  # the how-manieth time a step is met
 STEPS = ["before_transaction", "sending", "sent", "before_commit", "after_commit"]
 PARTITIONS = 4
 COUNT_SECONDS = 120
@@ -250,13 +251,13 @@ class CrashRun:
     def run(self):
         print(f"{'what':<34} {'times':>5} {'votes':>9} {'records':>9} {'differences':>11}  start to counted")
         for step in STEPS:
-            for times in (1, 2, 5):
+            for times in TIMES:
                 process = self.start(f"{step}:{times}")
                 until(60, f"the crash at {step}", lambda: process.poll() is not None)
                 if process.returncode != -signal.SIGABRT:
                     raise Failure(f"{step}: it ended with {process.returncode}")
                 self.check.step()
-            self.row(f"crash at {step}", 3)
+            self.row(f"crash at {step}", len(TIMES))
         for kill in range(1, KILLS + 1):
             process = self.start()
             time.sleep(random.expovariate(2.0) + random.random() * 0.2)
@@ -281,7 +282,7 @@ def main():
         run = CrashRun(sys.argv[1], os.path.join(directory, "run"), kafka.address)
         begun = time.monotonic()
         run.run()
-        print(f"crash-run: {KILLS + 3 * len(STEPS)} crashes, {run.load.sent} votes, no difference, "
+        print(f"crash-run: {KILLS + len(TIMES) * len(STEPS)} crashes, {run.load.sent} votes, no difference, "
               f"{time.monotonic() - begun:.0f} s")
         code = 0
     except Failure as failure:
