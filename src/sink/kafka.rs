@@ -8,12 +8,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerGroupMetadata};
+use rdkafka::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::producer::{Producer, ThreadedProducer};
-use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
 use super::deliveries::{Deliveries, code};
+use super::group::Group;
 use super::queued::{Queued, RECORD_BYTES_MAX};
 use super::refusals::{is_of_one_record, remedy};
 use super::{ENTRY_KEY, LOG_PARTITION, Progress, Refused, Sink, Transaction};
@@ -29,7 +29,7 @@ use crate::source::newest_message;
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How long a failed transaction waits before it is tried again, and how long at most as it fails again and again.
 const BACKOFF: Duration = Duration::from_millis(50);
-const BACKOFF_MAX: Duration = Duration::from_secs(30);
+const BACKOFF_MAX: Duration = Duration::from_secs(5);
 /// How long a client that was fenced waits for what its successor writes: if nothing comes, there is none, and it was
 /// the transaction's timeout.
 const SUCCESSOR_PATIENCE: Duration = Duration::from_secs(3);
@@ -48,8 +48,7 @@ pub struct KafkaSink {
     client: ClientConfig,
     producer: ThreadedProducer<Deliveries>,
     deliveries: Deliveries,
-    /// The consumer group whose offsets are sent along.
-    group: Option<ConsumerGroupMetadata>,
+    group: Group,
     log: String,
     /// The newest record of the epoch log as far as is known.
     newest: Option<Hash>,
@@ -87,7 +86,6 @@ struct Writing {
 enum Step {
     Begin,
     Send,
-    Offsets,
     Commit,
     Abort,
     /// The client can't go on: a new one is made, …
@@ -136,13 +134,9 @@ impl KafkaSink {
                 return Err(opening(error));
             }
         }
-        let mut group = clients::kafka(config);
-        group.set("group.id", format!("tally-{}", config.engine_id)).set("log_level", "0");
-        // It is in no group and reads nothing: it only says how the group is called.
-        let group: BaseConsumer = group.create().map_err(opening)?;
         let newest = newest_message(config, log, LOG_PARTITION, ENTRY_KEY)?;
         let sink = KafkaSink {
-            group: group.group_metadata(),
+            group: Group::open(config).map_err(opening)?,
             config: config.clone(),
             producer,
             client,
@@ -173,7 +167,6 @@ impl KafkaSink {
                 self.producer.begin_transaction()
             }
             Step::Send => return self.send(writing),
-            Step::Offsets => self.send_offsets(&writing.offsets),
             Step::Commit => {
                 fault::point("before_commit");
                 self.producer.commit_transaction(CALL)
@@ -187,7 +180,6 @@ impl KafkaSink {
             Ok(()) => {
                 let next = match self.step {
                     Step::Begin => Step::Send,
-                    Step::Offsets => Step::Commit,
                     Step::Init => Step::Look,
                     Step::Abort => Step::Begin,
                     _ => {
@@ -215,6 +207,7 @@ impl KafkaSink {
             self.newest = writing.entry;
         }
         writing.records.clear();
+        self.group.tell(&writing.offsets);
         self.go_to(Step::Begin);
         (self.backoff, self.trouble) = (BACKOFF, None);
     }
@@ -362,7 +355,7 @@ impl KafkaSink {
         }
         if writing.in_flight.is_empty() {
             fault::point("sent");
-            self.go_to(Step::Offsets);
+            self.go_to(Step::Commit);
             return true;
         }
         false
@@ -387,18 +380,6 @@ impl KafkaSink {
             failed = Some((format!("writing to topic {}: {code}", queued.record.topic), before || is_known));
         }
         failed.map_or(Ok(()), Err)
-    }
-
-    fn send_offsets(&self, offsets: &[(String, i32, i64)]) -> Result<(), KafkaError> {
-        if offsets.is_empty() {
-            return Ok(());
-        }
-        let Some(group) = &self.group else { return Ok(()) };
-        let mut list = TopicPartitionList::new();
-        for (topic, partition, next) in offsets {
-            list.add_partition_offset(topic, *partition, Offset::Offset(*next))?;
-        }
-        self.producer.send_offsets_to_transaction(&list, group, CALL)
     }
 
     fn judge_outage(&mut self) {

@@ -4,6 +4,7 @@
 //! and goes on by itself; what the other side will never take is *refused*: told, counted, and left out.
 
 mod deliveries;
+mod group;
 mod json;
 mod kafka;
 mod memory;
@@ -57,7 +58,8 @@ pub struct Transaction {
     /// In the order in which those of one key are stored. The last one, if any is, is that of the epoch log, by which
     /// the sink finds out what became of a transaction that it got no answer about.
     pub records: Vec<Record>,
-    /// Next offsets of what the epoch has read: topic, partition, offset. For tools that look at consumer groups.
+    /// Next offsets of what the epoch has read: topic, partition, offset. The engine's consumer group is told them
+    /// once the records are committed, for tools that show its lag.
     pub offsets: Vec<(String, i32, i64)>,
 }
 

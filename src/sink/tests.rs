@@ -4,9 +4,11 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+use rdkafka::{Offset, TopicPartitionList};
 
 use super::*;
 use crate::config::Config;
@@ -118,15 +120,14 @@ fn a_transaction_that_fails_is_written_whole_later() {
         // They pass.
         (Api::Produce, Code::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION),
         (Api::AddPartitionsToTxn, Code::RD_KAFKA_RESP_ERR_CONCURRENT_TRANSACTIONS),
-        (Api::AddOffsetsToTxn, Code::RD_KAFKA_RESP_ERR_COORDINATOR_LOAD_IN_PROGRESS),
+        (Api::AddPartitionsToTxn, Code::RD_KAFKA_RESP_ERR_COORDINATOR_LOAD_IN_PROGRESS),
         (Api::EndTxn, Code::RD_KAFKA_RESP_ERR_COORDINATOR_NOT_AVAILABLE),
         // The transaction must be aborted.
         (Api::AddPartitionsToTxn, Code::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED),
-        (Api::TxnOffsetCommit, Code::RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED),
         (Api::EndTxn, Code::RD_KAFKA_RESP_ERR_INVALID_PRODUCER_ID_MAPPING),
         // The client can't go on.
         (Api::Produce, Code::RD_KAFKA_RESP_ERR_INVALID_PRODUCER_EPOCH),
-        (Api::AddOffsetsToTxn, Code::RD_KAFKA_RESP_ERR_PRODUCER_FENCED),
+        (Api::AddPartitionsToTxn, Code::RD_KAFKA_RESP_ERR_PRODUCER_FENCED),
         (Api::EndTxn, Code::RD_KAFKA_RESP_ERR_PRODUCER_FENCED),
         (Api::EndTxn, Code::RD_KAFKA_RESP_ERR_TRANSACTIONAL_ID_AUTHORIZATION_FAILED),
     ];
@@ -144,6 +145,30 @@ fn a_transaction_that_fails_is_written_whole_later() {
         let written = kafka.read("t").split_off(before);
         assert!(written.ends_with(&values), "{api:?} {code:?}: {written:?}");
         assert_eq!(kafka.read(LOG).last(), Some(&entry), "{api:?} {code:?}");
+    }
+}
+
+/// Whether it takes them or not, nothing waits for the consumer group.
+#[test]
+fn the_consumer_group_is_told_what_was_committed() {
+    let kafka = Cluster::new(&["t", "votes", LOG]);
+    let mut sink = open(&kafka);
+    let refusal = RDKafkaRespErr::RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED;
+    kafka.cluster.request_errors(RDKafkaApiKey::OffsetCommit, &[refusal]);
+    write(&mut sink, [record("t", "refused")], "1");
+    let mut client = crate::clients::kafka(&kafka.config);
+    let group: BaseConsumer = client.set("group.id", "tally-tally").create().unwrap();
+    let mut asked = TopicPartitionList::new();
+    asked.add_partition("votes", 0);
+    let deadline = Instant::now() + PATIENCE;
+    for number in 2.. {
+        write(&mut sink, [record("t", "told")], &number.to_string());
+        let told = group.committed_offsets(asked.clone(), PATIENCE).unwrap();
+        if told.elements()[0].offset() == Offset::Offset(7) {
+            break;
+        }
+        assert!(Instant::now() < deadline, "the group was told {told:?}");
+        std::thread::sleep(Duration::from_millis(50));
     }
 }
 
