@@ -4,12 +4,15 @@
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, StringArray};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, IntervalUnit, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use arrow::ipc::writer::StreamWriter;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use axum::http::header::ACCEPT;
 use axum::http::{HeaderMap, StatusCode};
+use parquet::arrow::ArrowWriter;
+use parquet::basic::Compression;
+use parquet::file::properties::WriterProperties;
 use serde::{Deserialize, Serialize};
 
 use super::json::{self, UTC};
@@ -25,11 +28,13 @@ pub enum Format {
     Csv,
     /// An Arrow IPC stream.
     Arrow,
+    /// A Parquet file.
+    Parquet,
 }
 
 impl Format {
     /// All of them.
-    pub const ALL: [Format; 3] = [Format::Json, Format::Csv, Format::Arrow];
+    pub const ALL: [Format; 4] = [Format::Json, Format::Csv, Format::Arrow, Format::Parquet];
 
     /// How it is called in a path or a parameter.
     pub fn name(self) -> &'static str {
@@ -37,6 +42,7 @@ impl Format {
             Format::Json => "json",
             Format::Csv => "csv",
             Format::Arrow => "arrow",
+            Format::Parquet => "parquet",
         }
     }
 
@@ -46,6 +52,7 @@ impl Format {
             Format::Json => "application/json",
             Format::Csv => "text/csv; charset=utf-8; header=present",
             Format::Arrow => "application/vnd.apache.arrow.stream",
+            Format::Parquet => "application/vnd.apache.parquet",
         }
     }
 
@@ -76,7 +83,7 @@ impl Format {
             let (media_type, _) = format.media_type().split_once(';').unwrap_or((format.media_type(), ""));
             headers.get_all(ACCEPT).iter().any(|v| v.to_str().is_ok_and(|v| v.contains(media_type)))
         };
-        [Format::Arrow, Format::Csv].into_iter().find(accepts).unwrap_or(Format::Json)
+        [Format::Parquet, Format::Arrow, Format::Csv].into_iter().find(accepts).unwrap_or(Format::Json)
     }
 
     /// The rows as an answer's body. Only JSON has the head.
@@ -94,6 +101,7 @@ impl Format {
                 batches.iter().try_for_each(|batch| writer.write(batch))?;
                 writer.into_inner()
             }
+            Format::Parquet => parquet(schema, batches),
         }
     }
 }
@@ -101,22 +109,33 @@ impl Format {
 fn csv(schema: &SchemaRef, batches: &[RecordBatch]) -> Result<Vec<u8>, ArrowError> {
     let mut writer = arrow_csv::WriterBuilder::new().with_timestamp_format(UTC.into()).build(Vec::new());
     // Without a row there is still the line with the names.
-    writer.write(&flat(&RecordBatch::new_empty(schema.clone()))?)?;
+    writer.write(&with_text(&RecordBatch::new_empty(schema.clone()), DataType::is_nested)?)?;
     for batch in batches {
-        writer.write(&flat(batch)?)?;
+        writer.write(&with_text(batch, DataType::is_nested)?)?;
     }
     Ok(writer.into_inner())
 }
 
-/// Lists, structs and maps as text, which CSV has no other way to write.
-fn flat(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
+fn parquet(schema: &SchemaRef, batches: &[RecordBatch]) -> Result<Vec<u8>, ArrowError> {
+    let unknown = |of: &DataType| matches!(of, DataType::Interval(IntervalUnit::MonthDayNano));
+    let schema = with_text(&RecordBatch::new_empty(schema.clone()), unknown)?.schema();
+    let snappy = WriterProperties::builder().set_compression(Compression::SNAPPY).build();
+    let mut writer = ArrowWriter::try_new(Vec::new(), schema, Some(snappy))?;
+    for batch in batches {
+        writer.write(&with_text(batch, unknown)?)?;
+    }
+    Ok(writer.into_inner()?)
+}
+
+/// Columns as text where their type is one that the format has no way to write.
+fn with_text(batch: &RecordBatch, unknown: impl Fn(&DataType) -> bool) -> Result<RecordBatch, ArrowError> {
     let schema = batch.schema();
-    if !schema.fields().iter().any(|field| field.data_type().is_nested()) {
+    if !schema.fields().iter().any(|field| unknown(field.data_type())) {
         return Ok(batch.clone());
     }
     let (mut fields, mut columns) = (Vec::new(), Vec::new());
     for (field, column) in schema.fields().iter().zip(batch.columns()) {
-        if field.data_type().is_nested() {
+        if unknown(field.data_type()) {
             fields.push(Arc::new(Field::new(field.name(), DataType::Utf8, true)));
             columns.push(as_text(column)?);
         } else {

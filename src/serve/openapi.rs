@@ -87,7 +87,7 @@ pub(super) fn parameter(name: &str, description: &str, schema: Value) -> Value {
 pub(super) fn view_name() -> Value {
     json!({
         "name": "name", "in": "path", "required": true, "schema": {"type": "string"},
-        "description": "A view's name; with .json, .csv or .arrow after it, its rows in that format"
+        "description": "A view's name; with .json, .csv, .arrow or .parquet after it, its rows in that format"
     })
 }
 
@@ -121,7 +121,8 @@ pub(super) fn rows_answer(head: Value) -> Value {
         "content": {
             "application/json": {"schema": {"type": "object", "required": required, "properties": properties}},
             "text/csv": {"schema": {"type": "string"}},
-            "application/vnd.apache.arrow.stream": {"schema": {"type": "string", "format": "binary"}}
+            "application/vnd.apache.arrow.stream": {"schema": {"type": "string", "format": "binary"}},
+            "application/vnd.apache.parquet": {"schema": {"type": "string", "format": "binary"}}
         }
     })
 }

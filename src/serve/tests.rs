@@ -14,9 +14,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use arrow::array::{
     ArrayRef, Decimal128Array, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
 };
+use arrow::datatypes::DataType;
 use arrow::ipc::reader::StreamReader;
 use axum::routing::get;
 use datafusion::catalog::{MemTable, TableProvider};
+use parquet::arrow::arrow_reader::ParquetRecordBatchReader;
 use reqwest::{RequestBuilder, Response, StatusCode};
 use serde_json::{Value, json};
 use tokio::sync::watch;

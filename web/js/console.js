@@ -47,7 +47,8 @@ function connect() {
   byId("explain").addEventListener("click", () => run(`EXPLAIN ${editor.wanted}`));
   byId("link").addEventListener("click", share);
   byId("csv").addEventListener("click", () => download(csv(answer), "text/csv", "rows.csv"));
-  byId("arrow").addEventListener("click", downloadArrow);
+  byId("arrow").addEventListener("click", () => downloadAs("application/vnd.apache.arrow.stream", "rows.arrows"));
+  byId("parquet").addEventListener("click", () => downloadAs("application/vnd.apache.parquet", "rows.parquet"));
   byId("as-table").addEventListener("click", () => show("table"));
   byId("as-chart").addEventListener("click", () => show("chart"));
   byId("view-close").addEventListener("click", closeView);
@@ -91,7 +92,7 @@ async function run(text = editor.wanted) {
     clearTimeout(timeout);
     if (mine === running) byId("run").disabled = false;
   }
-  for (const id of ["csv", "arrow"]) byId(id).disabled = answer === null;
+  for (const id of ["csv", "arrow", "parquet"]) byId(id).disabled = answer === null;
 }
 
 function show(how) {
@@ -128,12 +129,12 @@ function drawChart() {
   });
 }
 
-async function downloadArrow() {
+async function downloadAs(accept, name) {
   try {
-    const response = await ask("/api/sql", { body: { query: asked }, accept: "application/vnd.apache.arrow.stream" });
+    const response = await ask("/api/sql", { body: { query: asked }, accept });
     const type = response.headers.get("Content-Type") ?? "";
-    if (!type.includes("arrow")) throw new Error(`The server answered with ${type || "no type"} instead of Arrow.`);
-    download(await response.blob(), type, "rows.arrows");
+    if (type !== accept) throw new Error(`The server answered with ${type || "no type"} instead of ${accept}.`);
+    download(await response.blob(), type, name);
   } catch (error) {
     editor.mark({ message: error.message });
   }

@@ -3,7 +3,7 @@
 use super::*;
 
 #[tokio::test]
-async fn csv_and_arrow_by_accept() {
+async fn each_format_by_accept() {
     let server = serve(|_| {}).await;
     let get = async |accept: &str| {
         let request = server.get("/api/views/votes_per_candidate?limit=2").header("accept", accept);
@@ -17,6 +17,11 @@ async fn csv_and_arrow_by_accept() {
     let (content_type, stream) = get("application/vnd.apache.arrow.stream").await;
     assert_eq!(content_type, "application/vnd.apache.arrow.stream");
     let batches: Vec<_> = StreamReader::try_new(&stream[..], None).unwrap().map(Result::unwrap).collect();
+    assert_eq!(batches, [candidates().slice(0, 2)]);
+    let (content_type, file) = get("application/vnd.apache.parquet").await;
+    assert_eq!(content_type, "application/vnd.apache.parquet");
+    let batches: Vec<_> =
+        ParquetRecordBatchReader::try_new(file, 1_000).unwrap().map(Result::unwrap).collect();
     assert_eq!(batches, [candidates().slice(0, 2)]);
     let (content_type, _) = get("text/html,*/*;q=0.8").await;
     assert_eq!(content_type, "application/json");
@@ -36,7 +41,7 @@ async fn a_format_may_be_named_in_the_path_or_by_a_parameter() {
     assert_eq!(server.json("/api/views/numbers.json").await["total_rows"], 5_000);
     let (status, body) = problem(server.get("/api/views/numbers?format=xml").send().await.unwrap()).await;
     assert_eq!(status, 400);
-    assert!(detail(&body).contains("json, csv, arrow"), "{body}");
+    assert!(detail(&body).contains("json, csv, arrow, parquet"), "{body}");
 }
 
 #[tokio::test]

@@ -266,6 +266,14 @@ async fn an_answer_has_the_format_that_is_asked_for() {
     let bytes = arrow.bytes().await.unwrap();
     let rows: usize = StreamReader::try_new(&bytes[..], None).unwrap().map(|b| b.unwrap().num_rows()).sum();
     assert_eq!(rows, 100);
+    let query = "SELECT [n] AS list, INTERVAL '1 day' AS days FROM numbers WHERE n = ";
+    for (n, expected) in [(2, 1), (-1, 0)] {
+        let body = json!({"query": format!("{query}{n}"), "format": "parquet"});
+        let file = post(body, "*/*").await.bytes().await.unwrap();
+        let reader = ParquetRecordBatchReader::try_new(file, 1_000).unwrap();
+        assert_eq!(reader.schema().field(1).data_type(), &DataType::Utf8, "Parquet has no such intervals");
+        assert_eq!(reader.map(|batch| batch.unwrap().num_rows()).sum::<usize>(), expected);
+    }
     let (status, body) = problem(post(json!({"query": query, "format": "xml"}), "*/*").await).await;
     assert_eq!(status, 400);
     assert!(detail(&body).contains("json, csv, arrow"), "{body}");
