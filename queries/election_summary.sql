@@ -9,6 +9,7 @@ WITH (topic = 'aggregated_election_summary', key = 'election', complete_when = '
 SELECT 'election' AS election,
        r.registered, k.candidates, t.votes_cast,
        CASE WHEN r.registered > 0 THEN ROUND(100.0 * t.votes_cast / r.registered, 2) END AS turnout_pct,
+       l.turnout_pct AS previous_turnout_pct,
        first.candidate_id      AS leader_id,
        first.candidate_name    AS leader_name,
        first.party_affiliation AS leader_party,
@@ -29,5 +30,6 @@ CROSS JOIN (SELECT COUNT(*) AS votes_cast, MAX(voting_time) AS last_vote_at FROM
 CROSS JOIN (SELECT COUNT(*) AS places, COUNT(*) FILTER (WHERE declared) AS places_declared,
                    CASE WHEN COUNT(ballots_expected) = COUNT(*) THEN SUM(ballots_expected) END AS ballots_expected
             FROM count_by_place) p
+CROSS JOIN (SELECT ROUND(100.0 * SUM(voted) / SUM(registered), 2) AS turnout_pct FROM previous_turnout) l
 LEFT JOIN ranked_candidates first  ON first.place = 1 AND first.total_votes > 0
 LEFT JOIN ranked_candidates second ON second.place = 2 AND first.total_votes > 0;

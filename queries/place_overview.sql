@@ -11,6 +11,7 @@ SELECT p.place, p.code, p.region, p.tile_column, p.tile_row, p.registered, p.bal
        CASE WHEN p.declared THEN ROUND(100.0 * p.counted / p.registered, 2) END AS turnout_pct,
        w.candidate_id AS winner_id, w.candidate_name AS winner_name, w.party_affiliation AS winner_party,
        w.votes AS winner_votes, w.share_pct AS winner_pct, w.margin_votes, w.margin_points,
+       ROUND(100.0 * t.voted / t.registered, 2) AS previous_turnout_pct,
        before.party_affiliation AS previous_party,
        w.party_affiliation <> before.party_affiliation AS gain
 FROM count_by_place p
@@ -19,6 +20,7 @@ LEFT JOIN (SELECT first.*, first.votes - COALESCE(second.votes, 0) AS margin_vot
            FROM place_results first
            LEFT JOIN place_results second ON second.place = first.place AND second.rank = 2
            WHERE first.rank = 1) w ON w.place = p.place AND w.margin_votes > 0
+LEFT JOIN previous_turnout t ON t.place = p.place
 LEFT JOIN (SELECT place, party_affiliation,
                   ROW_NUMBER() OVER (PARTITION BY place ORDER BY votes DESC, party_affiliation) AS rank
            FROM previous_results) before ON before.place = p.place AND before.rank = 1;

@@ -25,6 +25,12 @@ LEFT JOIN (SELECT place, SUM(votes) AS counted, MAX(newest) AS newest FROM votes
   ON t.place = p.place
 WHERE p.ballots_expected IS NULL OR p.ballots_expected > 0;
 
+-- Who voted at the election before, of how many.
+CREATE VIEW previous_turnout AS
+SELECT r.place, r.registered, b.voted
+FROM previous_registers r
+JOIN (SELECT place, SUM(votes) AS voted FROM previous_results GROUP BY place) b ON b.place = r.place;
+
 -- What the election before was like, as a whole.
 CREATE VIEW previous_shares AS
 SELECT party_affiliation, 100.0 * SUM(votes) / NULLIF((SELECT SUM(votes) FROM previous_results), 0) AS share_pct

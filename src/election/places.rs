@@ -217,6 +217,8 @@ pub const PLACES: [Place; 68] = [
 const STANDING: [f64; 5] = [1.0, 0.985, 0.74, 0.5, 0.36];
 /// The same at the election before, in which the third led.
 const STANDING_BEFORE: [f64; 5] = [0.8, 0.86, 1.0, 0.46, 0.3];
+/// The share of all voters who voted then, about.
+const TURNOUT_BEFORE: f64 = 0.67;
 /// How much places differ: of a region's lean, and of a place's own.
 const REGION_SPREAD: f64 = 0.55;
 const PLACE_SPREAD: f64 = 0.4;
@@ -294,6 +296,11 @@ impl Place {
     pub fn voters(&self) -> u32 {
         self.towns.iter().map(|town| town.2).sum()
     }
+
+    /// The share of them who voted at the election before.
+    pub fn turnout_before(&self, seed: u64) -> f64 {
+        (TURNOUT_BEFORE + 0.04 * spread_of(seed, &format!("{} turnout", self.name), 0)).clamp(0.4, 0.9)
+    }
 }
 
 /// About normal around 0, of a name and a candidate: four dice of −1 to 1, scaled.
@@ -340,5 +347,7 @@ mod tests {
         assert!(points(1) - points(2) > 5.0);
         assert_eq!(leanings.of("Atlantis").len(), 5);
         assert_ne!(Leanings::before(1, 5).of("Kent"), leanings.of("Kent"));
+        let turnouts: HashSet<_> = PLACES.iter().map(|place| place.turnout_before(1).to_bits()).collect();
+        assert_eq!(turnouts.len(), PLACES.len());
     }
 }

@@ -193,7 +193,7 @@ async fn store_places(pool: &PgPool, options: &SeedOptions) -> Result<()> {
     let failed = |e| Error::postgres("storing the places", e);
     let (mut names, mut codes, mut regions) = (vec![], vec![], vec![]);
     let (mut columns, mut rows) = (vec![], vec![]);
-    let (mut of, mut parties, mut votes) = (vec![], vec![], vec![]);
+    let (mut of, mut parties, mut votes, mut registered) = (vec![], vec![], vec![], vec![]);
     let before = Leanings::before(options.seed, options.candidates as usize);
     let mut candidates: Vec<_> =
         (0..options.candidates).map(|i| population::candidate(options.seed, i).party_affiliation).collect();
@@ -206,10 +206,12 @@ async fn store_places(pool: &PgPool, options: &SeedOptions) -> Result<()> {
         rows.push(place.tile.1);
         let shares = before.of(place.name);
         let all: f64 = shares.iter().sum();
+        let voted = f64::from(place.voters()) * 1000.0;
+        registered.push((voted / place.turnout_before(options.seed)).round() as i64);
         for (party, share) in candidates.iter().zip(shares) {
             of.push(place.name);
             parties.push(party.as_str());
-            votes.push((f64::from(place.voters()) * 1000.0 * share / all).round() as i64);
+            votes.push((voted * share / all).round() as i64);
         }
     }
     let mut transaction = pool.begin().await.map_err(failed)?;
@@ -217,7 +219,7 @@ async fn store_places(pool: &PgPool, options: &SeedOptions) -> Result<()> {
         "INSERT INTO places (place, code, region, tile_column, tile_row)
          SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::int[], $5::int[]) ON CONFLICT DO NOTHING",
     )
-    .bind(names)
+    .bind(&names)
     .bind(codes)
     .bind(regions)
     .bind(columns)
@@ -232,6 +234,15 @@ async fn store_places(pool: &PgPool, options: &SeedOptions) -> Result<()> {
     .bind(of)
     .bind(parties)
     .bind(votes)
+    .execute(&mut *transaction)
+    .await
+    .map_err(failed)?;
+    sqlx::query(
+        "INSERT INTO previous_registers (place, registered)
+         SELECT * FROM unnest($1::text[], $2::bigint[]) ON CONFLICT DO NOTHING",
+    )
+    .bind(names)
+    .bind(registered)
     .execute(&mut *transaction)
     .await
     .map_err(failed)?;

@@ -86,7 +86,7 @@ mod tests {
         let names: Vec<_> = tables.iter().map(|table| table.name.as_str()).collect();
         assert_eq!(
             names,
-            ["candidates", "voters", "votes", "places", "previous_results"],
+            ["candidates", "voters", "votes", "places", "previous_results", "previous_registers"],
             "those of schema tally_internal are no reference tables"
         );
     }

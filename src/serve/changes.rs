@@ -3,7 +3,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
@@ -19,15 +19,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use crate::shutdown::Shutdown;
 
 use super::auth::Caller;
-use super::feed::{Feed, Held, PUSHED_ROWS_MAX, Position, Wanted};
+use super::feed::{Feed, PUSHED_ROWS_MAX, Position, Told, Wanted};
 use super::problem::Problem;
 use super::readers::{Readers, Seen};
 
 /// Readers at one time; the next one is refused.
 const READERS_MAX: usize = 20_000;
-
-/// A connection over which nothing comes is told so often that it is alive.
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// What a connection begins with: how long a browser waits before it connects again.
 const GREETING: Bytes = Bytes::from_static(b"retry: 2000\n\n");
@@ -43,19 +40,17 @@ pub(super) struct Changes {
     places: Arc<Semaphore>,
     /// Tells the events of this run from those of another, which count their releases from 1 too.
     run: u64,
-    shutdown: Shutdown,
 }
 
 impl Changes {
     pub(super) fn start(readers: Readers, shutdown: Shutdown) -> Changes {
         let run = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
         Changes {
-            releases: Arc::new(Feed::of_releases(&readers)),
-            epochs: Arc::new(Feed::of_epochs(&readers)),
+            releases: Arc::new(Feed::of_releases(&readers, shutdown.clone())),
+            epochs: Arc::new(Feed::of_epochs(&readers, shutdown)),
             places: Arc::new(Semaphore::new(READERS_MAX)),
             readers,
             run,
-            shutdown,
         }
     }
 
@@ -66,12 +61,12 @@ impl Changes {
         })?;
         let feed = if seen.operator { &self.epochs } else { &self.releases };
         let reader = FeedReader {
-            held: feed.follow(),
+            told: feed.follow(),
+            beats: None,
             position: self.resumed(headers),
             wanted,
             run: self.run,
             is_greeted: false,
-            shutdown: self.shutdown.clone(),
             _place: place,
         };
         let body = Body::from_stream(stream::unfold(reader, FeedReader::next));
@@ -89,12 +84,13 @@ impl Changes {
 }
 
 struct FeedReader {
-    held: watch::Receiver<Arc<Held>>,
+    told: watch::Receiver<Told>,
+    /// The clock's beat when the reader was last told anything.
+    beats: Option<u64>,
     position: Option<Position>,
     wanted: Wanted,
     run: u64,
     is_greeted: bool,
-    shutdown: Shutdown,
     _place: OwnedSemaphorePermit,
 }
 
@@ -105,19 +101,19 @@ impl FeedReader {
             return Some((Ok(GREETING), self));
         }
         loop {
-            let held = Arc::clone(&self.held.borrow_and_update());
+            let Told { held, beats } = self.told.borrow_and_update().clone();
+            let before = self.beats.replace(beats);
             while let Some((event, position)) = held.after(self.position, &self.wanted, self.run) {
                 self.position = Some(position);
                 if let Some(event) = event {
                     return Some((Ok(event), self));
                 }
             }
-            drop(held);
-            tokio::select! {
-                changed = self.held.changed() => if changed.is_err() { return None },
-                () = tokio::time::sleep(KEEP_ALIVE) => return Some((Ok(ALIVE), self)),
-                () = self.shutdown.cancelled() => return None,
+            if before.is_some_and(|before| before != beats) {
+                return Some((Ok(ALIVE), self));
             }
+            drop(held);
+            self.told.changed().await.ok()?;
         }
     }
 }

@@ -4,16 +4,18 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, OnceLock};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use serde::Serialize;
 use tokio::sync::{Notify, watch};
+use tokio::time::MissedTickBehavior;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::error;
 
 use crate::engine::{Op, ViewRows};
 use crate::error::Result;
+use crate::shutdown::Shutdown;
 use crate::snapshot::ViewSnapshot;
 
 use super::json::{self, ColumnInfo, column_list, rfc3339};
@@ -31,15 +33,26 @@ const EVENT_BYTES_MAX: usize = 8 << 20;
 /// Most combinations of views for which an event is kept ready; the others are put together each time.
 const READY_MAX: usize = 8;
 
+/// A connection over which nothing comes is told so often that it is alive.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
 /// The views that a reader wants; none: all.
 pub(super) type Wanted = Option<Arc<[String]>>;
 
-/// What readers of a feed have in common.
+/// What readers of a feed have in common. It ends at the shutdown, and with it all that follow.
 pub(super) struct Feed {
-    held: watch::Sender<Arc<Held>>,
+    told: watch::Receiver<Told>,
     /// Told when somebody begins to read.
     begun: Arc<Notify>,
     _task: AbortOnDropHandle<()>,
+}
+
+/// What all readers wait for. One clock for all: thousands of them would each have to set one at each event.
+#[derive(Clone, Default)]
+pub(super) struct Told {
+    pub(super) held: Arc<Held>,
+    /// How often the clock has said that who has heard nothing is told so.
+    pub(super) beats: u64,
 }
 
 /// The newest rows, and how they came about.
@@ -94,7 +107,7 @@ struct Now {
 
 impl Feed {
     /// For the public: by release.
-    pub(super) fn of_releases(readers: &Readers) -> Feed {
+    pub(super) fn of_releases(readers: &Readers, shutdown: Shutdown) -> Feed {
         let mut released = readers.released.clone();
         released.mark_changed();
         let now = move |readers: &Readers| {
@@ -107,11 +120,11 @@ impl Feed {
                 views: release.published.views.clone(),
             })
         };
-        Feed::start(readers.clone(), released, now, true)
+        Feed::start(readers.clone(), released, now, true, shutdown)
     }
 
     /// For the operator: by epoch, and only while somebody reads.
-    pub(super) fn of_epochs(readers: &Readers) -> Feed {
+    pub(super) fn of_epochs(readers: &Readers, shutdown: Shutdown) -> Feed {
         let mut published = readers.published.clone();
         published.mark_changed();
         let now = move |readers: &Readers| {
@@ -123,7 +136,7 @@ impl Feed {
             };
             Some(Now { position: published.epoch, head, views: published.views.clone() })
         };
-        Feed::start(readers.clone(), published, now, false)
+        Feed::start(readers.clone(), published, now, false, shutdown)
     }
 
     fn start<T: Send + Sync + 'static>(
@@ -131,24 +144,34 @@ impl Feed {
         mut changes: watch::Receiver<T>,
         now: impl Fn(&Readers) -> Option<Now> + Send + 'static,
         always: bool,
+        shutdown: Shutdown,
     ) -> Feed {
-        let held = watch::Sender::new(Arc::new(Held::default()));
+        let (sender, told) = watch::channel(Told::default());
         let begun = Arc::new(Notify::new());
-        let (sender, begins) = (held.clone(), Arc::clone(&begun));
+        let begins = Arc::clone(&begun);
         let task = tokio::spawn(async move {
+            let tell = |held: Arc<Held>| sender.send_modify(|told| told.held = held);
             let mut rows = ViewsRows::default();
+            let mut clock = tokio::time::interval(KEEP_ALIVE);
+            clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
                 tokio::select! {
                     changed = changes.changed() => if changed.is_err() { return },
                     () = begins.notified() => {}
+                    _ = clock.tick() => {
+                        sender.send_modify(|told| told.beats += 1);
+                        continue;
+                    }
+                    () = shutdown.cancelled() => return,
                 }
-                if !always && sender.receiver_count() == 0 {
+                // One receiver is the feed's own.
+                if !always && sender.receiver_count() == 1 {
                     rows = ViewsRows::default();
-                    sender.send_replace(Arc::default());
+                    tell(Arc::default());
                     continue;
                 }
                 let Some(now) = now(&readers) else { continue };
-                let before = Arc::clone(&sender.borrow());
+                let before = Arc::clone(&sender.borrow().held);
                 // Large views take long to compare: not on a thread that answers requests.
                 let made = tokio::task::spawn_blocking(move || {
                     let next = before.next(now, &mut rows);
@@ -160,27 +183,27 @@ impl Feed {
                     Err(failed) if failed.is_cancelled() => return,
                     Err(failed) => {
                         error!("a feed of changes begins anew: {failed}");
-                        sender.send_replace(Arc::default());
+                        tell(Arc::default());
                         (ViewsRows::default(), Ok(None))
                     }
                 };
                 match next {
-                    Ok(Some(next)) => drop(sender.send_replace(Arc::new(next))),
+                    Ok(Some(next)) => tell(Arc::new(next)),
                     Ok(None) => {}
                     Err(failed) => {
                         error!("a feed of changes begins anew: {failed}");
                         rows = ViewsRows::default();
-                        sender.send_replace(Arc::default());
+                        tell(Arc::default());
                     }
                 }
             }
         });
-        Feed { held, begun, _task: AbortOnDropHandle::new(task) }
+        Feed { told, begun, _task: AbortOnDropHandle::new(task) }
     }
 
     /// For a reader of it.
-    pub(super) fn follow(&self) -> watch::Receiver<Arc<Held>> {
-        let mut receiver = self.held.subscribe();
+    pub(super) fn follow(&self) -> watch::Receiver<Told> {
+        let mut receiver = self.told.clone();
         receiver.mark_changed();
         self.begun.notify_one();
         receiver

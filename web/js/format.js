@@ -38,6 +38,12 @@ export const compact = as(short);
 export const percent = as(one, " %");
 export const percentExact = as(two, " %");
 
+/** "68.2 % (+1.3 on last time)", of a row with both turnouts. */
+export function turnoutBeside(row) {
+  const [now, before] = [number(row.turnout_pct), number(row.previous_turnout_pct)];
+  return percent(now) + (now === null || before === null ? "" : ` (${signed(now - before)} on last time)`);
+}
+
 export function plural(value, singular, many = `${singular}s`) {
   return `${count(value)} ${number(value) === 1 ? singular : many}`;
 }

@@ -1,7 +1,7 @@
 // The top of the page: the call with its time, the sentence, how much is counted, and what is needed to win.
 
 import { byId, make, setText } from "./dom.js";
-import { count, instant, minuteTime, number, percent, plural } from "./format.js";
+import { count, instant, minuteTime, number, percent, plural, turnoutBeside } from "./format.js";
 import { countTo } from "./motion.js";
 
 const CALLS = {
@@ -47,7 +47,7 @@ function renderCounted(summary) {
   countTo(byId("ballots"), number(summary?.votes_cast), (value) => count(value) + (known ? ` of ${count(summary.ballots_expected)}` : ""));
   setText(byId("declared"), known ? `${count(summary.places_declared)} of ${count(summary.places)}` : "–");
   setText(byId("turnout-name"), pct === 100 ? "Turnout" : "Turnout so far");
-  setText(byId("turnout-pct"), percent(summary?.turnout_pct));
+  setText(byId("turnout-pct"), pct === 100 ? turnoutBeside(summary) : percent(summary?.turnout_pct));
 }
 
 /** Never "100.0 %" before the last ballot. */

@@ -66,7 +66,7 @@ export class Live {
     source.addEventListener("open", () => this.#onState("live"));
     source.addEventListener("snapshot", (event) => this.#snapshot(JSON.parse(event.data)));
     source.addEventListener("changes", (event) => {
-      this.#released(JSON.parse(event.data), false, (name, view) => this.#tables.get(name)?.apply(view.changes));
+      this.#released(JSON.parse(event.data), false, (name, view) => this.#table(name).apply(view.changes));
     });
     source.addEventListener("error", () => {
       // What is closed stays closed; otherwise the browser connects again by itself.
@@ -77,6 +77,12 @@ export class Live {
 
   #snapshot(event) {
     this.#released(event, true, (name, view) => this.#tables.set(name, new Table(this.#views.get(name) ?? [], view.rows)));
+  }
+
+  /** One that is not in the snapshot has come since: its rows are all told as inserts. */
+  #table(name) {
+    if (!this.#tables.has(name)) this.#tables.set(name, new Table(this.#views.get(name) ?? [], []));
+    return this.#tables.get(name);
   }
 
   #released({ release, at, views }, whole, take) {

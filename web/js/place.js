@@ -1,7 +1,7 @@
 // A place's own page: its result once it has declared, how far it is before, and the places around it.
 
 import { byId, make, setText } from "./dom.js";
-import { count, instant, minuteTime, percent, plural, signed } from "./format.js";
+import { count, instant, minuteTime, percent, plural, signed, turnoutBeside } from "./format.js";
 import { fromPlace, Ranking } from "./ranking.js";
 import { initials } from "./tiles.js";
 import { partyColour, textOn } from "./colours.js";
@@ -79,7 +79,7 @@ export class Place {
   #facts(row) {
     const facts = [["Registered voters", count(row.registered)], ["Ballots", count(row.ballots_expected)]];
     if (row.state === "declared") {
-      facts.push(["Turnout", percent(row.turnout_pct)], ["Declared at", minuteTime(instant(row.declared_at))]);
+      facts.push(["Turnout", turnoutBeside(row)], ["Declared at", minuteTime(instant(row.declared_at))]);
       if (row.winner_name) facts.push(["Ahead by", `${plural(row.margin_votes, "vote")} (${signed(row.margin_points).slice(1)} points)`]);
     }
     if (row.previous_party) facts.push(["Won last time by", row.previous_party]);
