@@ -49,11 +49,8 @@ pub struct Letter {
 impl Letter {
     fn of(batch: &RawBatch, position: u32) -> Letter {
         let message = batch.get(position);
-        let header = |wanted: &str| {
-            let (_, value) = batch.headers(position).find(|(name, _)| *name == wanted)?;
-            value.map(|value| String::from_utf8_lossy(value).into_owned())
-        };
         let text = |bytes: Option<&[u8]>| bytes.map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+        let header = |name: &str| text(batch.header(position, name));
         Letter {
             rule: header("rule").unwrap_or_default(),
             reason: header("reason").unwrap_or_default(),
@@ -119,7 +116,7 @@ pub async fn list(
 
 fn show(letter: &Letter, json: bool, out: &mut impl Write) -> Result<()> {
     let line = match json {
-        true => serde_json::to_string(letter).unwrap_or_default(),
+        true => serde_json::to_string(letter).expect("invariant: a letter is texts"),
         false => {
             let Letter { rule, reason, topic, partition, offset, payload, .. } = letter;
             let payload = payload.as_deref().unwrap_or("(no value)");

@@ -60,7 +60,7 @@ use self::flow::{Graph, Run, Source};
 use self::input::{InputTable, Inputs, Runner};
 pub use self::lookup::Unmatched;
 use self::lookup::ViewLookup;
-pub use self::plan::reads_other_tables;
+pub use self::plan::{in_dependency_order, reads_other_tables};
 use self::schedule::{Stateful, add_to_all};
 pub use self::view::{Changelog, Disclosure, Op, RowSource, Secret, ViewInfo};
 pub use self::view_rows::ViewRows;

@@ -55,12 +55,15 @@ impl Upkeep {
         let advice = self.advice.filter(|_| self.until.is_none())?;
         Some(format!("{} are kept for ever: {advice}", self.keeps))
     }
+
+    fn how_long(&self) -> String {
+        self.until.as_ref().map_or("for ever".into(), |until| format!("until {until}"))
+    }
 }
 
 impl Display for Upkeep {
     fn fmt(&self, f: &mut Formatter<'_>) -> Result {
-        let until = self.until.as_ref().map_or("for ever".into(), |until| format!("until {until}"));
-        write!(f, "keeps {} {until}; a change costs {}", self.keeps, self.costs)
+        write!(f, "keeps {} {}; a change costs {}", self.keeps, self.how_long(), self.costs)
     }
 }
 
@@ -76,11 +79,9 @@ impl Display for ViewUpkeep {
         if self.parts.is_empty() {
             return write!(f, "keeps nothing; a change costs its rows");
         }
-        let until =
-            |part: &Upkeep| part.until.as_ref().map_or("for ever".into(), |until| format!("until {until}"));
         let mut kept: Vec<(String, Vec<&str>)> = Vec::new();
         for part in &self.parts {
-            let until = until(part);
+            let until = part.how_long();
             match kept.iter_mut().find(|(known, _)| *known == until) {
                 Some((_, keeps)) if keeps.contains(&part.keeps.as_str()) => {}
                 Some((_, keeps)) => keeps.push(&part.keeps),

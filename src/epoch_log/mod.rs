@@ -23,7 +23,7 @@ pub use self::read::{Counted, LogReader, Logged, Summary, summarize};
 pub use self::tables::{LoggedTables, TableChange, apply};
 use crate::decode::Reject;
 use crate::error::{Error, Result};
-use crate::hash::{hash, hex};
+use crate::hash::{hash, hash_parts, hex};
 use crate::sink::{ENTRY_KEY, LOG_PARTITION, Record};
 use crate::source::RawBatch;
 
@@ -199,15 +199,8 @@ impl BatchEntry {
 /// The hash of a view's changed rows as they are written, whatever their order.
 pub fn output_hash(records: &[Record]) -> String {
     let of = |record: &Record| {
-        let mut hasher = blake3::Hasher::new();
-        let op = record.headers.iter().find(|header| header.name == "op");
-        let op = op.and_then(|header| header.value.as_deref());
-        for part in [record.key.as_deref(), record.value.as_deref(), op] {
-            // Its length first, so that no two records have the same bytes.
-            hasher.update(&part.map_or(u64::MAX, |part| part.len() as u64).to_le_bytes());
-            hasher.update(part.unwrap_or_default());
-        }
-        hasher.finalize().as_bytes().first_chunk().map_or(0, |first| u64::from_le_bytes(*first))
+        let hash = hash_parts([record.key.as_deref(), record.value.as_deref(), record.header("op")]);
+        hash.first_chunk().map_or(0, |first| u64::from_le_bytes(*first))
     };
     format!("{:016x}", records.iter().map(of).fold(0, u64::wrapping_add))
 }

@@ -13,9 +13,9 @@ use tokio::task::block_in_place;
 use super::held::{Held, differing};
 use super::{AdHocTables, Pipeline};
 use crate::catalog::{Catalog, Mode};
-use crate::engine::ViewChange;
 use crate::engine::session;
 use crate::engine::windows::{Sessions, rewrite};
+use crate::engine::{ViewChange, in_dependency_order};
 use crate::error::{Error, Result};
 use crate::sink;
 
@@ -150,27 +150,11 @@ impl Pipeline {
             session.deregister_table(name.as_str())?;
             session.register_table(name.as_str(), Arc::clone(table))?;
         }
-        // Views read each other in any order.
-        let mut left: Vec<_> = catalog.views.values().collect();
-        while !left.is_empty() {
-            let before = left.len();
-            let mut later = Vec::new();
-            for view in left {
-                let mut query = view.query.clone();
-                rewrite(&mut query, Sessions::Batch)?;
-                match session.state().statement_to_plan(query).await {
-                    Ok(plan) => {
-                        session.register_table(view.name.as_str(), Arc::new(ViewTable::new(plan, None)))?;
-                    }
-                    Err(error) if before == 1 => return Err(error.into()),
-                    Err(_) => later.push(view),
-                }
-            }
-            if later.len() == before {
-                let names: Vec<_> = later.iter().map(|view| view.name.as_str()).collect();
-                return Err(Error::Log(format!("{} can't be planned over all rows", names.join(", "))));
-            }
-            left = later;
+        for (name, _) in in_dependency_order(catalog, &session)? {
+            let mut query = catalog.views[&name].query.clone();
+            rewrite(&mut query, Sessions::Batch)?;
+            let plan = session.state().statement_to_plan(query).await?;
+            session.register_table(name, Arc::new(ViewTable::new(plan, None)))?;
         }
         Ok(session)
     }

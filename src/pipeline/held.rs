@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::engine::{Op, ViewChange};
 use crate::error::Result;
-use crate::hash::{Hash, hash};
+use crate::hash::{Hash, hash, hash_parts};
 use crate::sink::{Record, changelog, op_headers};
 use crate::source::{RawBatch, Topics};
 
@@ -28,10 +28,7 @@ impl Held {
         for name in names {
             Reading { topics, topic: name, until }.each(|batch, i| {
                 let message = batch.get(i);
-                let header = |wanted: &str| {
-                    batch.headers(i).find(|(name, _)| *name == wanted).and_then(|(_, value)| value)
-                };
-                let identity = identity(name, header, message.key, message.payload);
+                let identity = identity(name, |name| batch.header(i, name), message.key, message.payload);
                 *held.times.entry(identity).or_default() += 1;
                 held.total += 1;
             })?;
@@ -41,11 +38,8 @@ impl Held {
 
     /// Whether a record is there, which then stands for it and for no other.
     pub(super) fn take(&mut self, record: &Record) -> bool {
-        let header = |wanted: &str| {
-            let header = record.headers.iter().find(|header| header.name == wanted);
-            header.and_then(|header| header.value.as_deref())
-        };
-        let identity = identity(&record.topic, header, record.key.as_deref(), record.value.as_deref());
+        let (key, value) = (record.key.as_deref(), record.value.as_deref());
+        let identity = identity(&record.topic, |name| record.header(name), key, value);
         match self.times.get_mut(&identity) {
             Some(times) if *times > 0 => {
                 *times -= 1;
@@ -81,12 +75,7 @@ fn identity<'a>(
         }
         None => parts.extend([key, value, header("op")]),
     }
-    let mut bytes = Vec::new();
-    for part in parts {
-        bytes.extend(part.map_or(u64::MAX, |part| part.len() as u64).to_le_bytes());
-        bytes.extend(part.unwrap_or_default());
-    }
-    hash(&bytes)
+    hash_parts(parts)
 }
 
 /// What a view's topic lacks of its rows, and has too much. `view`: all its rows, as if they were new. `is_shared`:
@@ -150,7 +139,7 @@ fn differing_rows(topic: &Reading, rows: Vec<Record>, epoch: u64, takes_back: bo
     let mut held: HashMap<Vec<u8>, i64> = HashMap::new();
     topic.each(|batch, i| {
         let Some(value) = batch.get(i).payload else { return };
-        let is_deletion = batch.headers(i).any(|(name, value)| name == "op" && value == Some(b"delete"));
+        let is_deletion = batch.header(i, "op") == Some(b"delete");
         *held.entry(value.into()).or_default() += if is_deletion { -1 } else { 1 };
     })?;
     let mut records = Vec::new();
@@ -202,7 +191,6 @@ impl Reading<'_> {
 }
 
 fn epoch_of(batch: &RawBatch, position: u32) -> u64 {
-    let (_, epoch) = batch.headers(position).find(|(name, _)| *name == "epoch").unwrap_or_default();
-    let epoch = epoch.and_then(|epoch| std::str::from_utf8(epoch).ok());
+    let epoch = batch.header(position, "epoch").and_then(|epoch| std::str::from_utf8(epoch).ok());
     epoch.and_then(|epoch| epoch.parse().ok()).unwrap_or(0)
 }

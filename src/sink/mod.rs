@@ -91,6 +91,11 @@ pub struct Header {
 }
 
 impl Record {
+    /// The value of its first header of that name.
+    pub fn header(&self, name: &str) -> Option<&[u8]> {
+        self.headers.iter().find(|header| header.name == name)?.value.as_deref()
+    }
+
     /// Bytes that it takes in a topic, before compression and without what goes round it.
     pub fn bytes(&self) -> usize {
         let of = |bytes: &Option<Vec<u8>>| bytes.as_ref().map_or(0, Vec::len);

@@ -100,6 +100,11 @@ impl RawBatch {
         })
     }
 
+    /// The value of the first header of that name of the message at a position.
+    pub fn header(&self, position: u32, name: &str) -> Option<&[u8]> {
+        self.headers(position).find(|(known, _)| *known == name)?.1
+    }
+
     /// The values of all messages.
     pub fn payloads(&self) -> Vec<Option<&[u8]>> {
         self.messages.iter().map(|message| self.part(&message.payload)).collect()
