@@ -17,7 +17,7 @@ use super::group::Group;
 use super::queued::{Queued, RECORD_BYTES_MAX};
 use super::refusals::{is_of_one_record, remedy};
 use super::{ENTRY_KEY, LOG_PARTITION, Progress, Refused, Sink, Transaction};
-use crate::clients;
+use crate::clients::{self, CONNECT_TIMEOUT};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::fault;
@@ -27,6 +27,11 @@ use crate::source::newest_message;
 
 /// Without any progress for so long, Kafka is away.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// A client that has made no progress for so long is replaced as soon as Kafka answers: it may never make any again. When
+/// a partition was without a leader for a moment, librdkafka (2.12.1) can lose it for good (its issue 5430).
+const STUCK: Duration = Duration::from_secs(6);
+/// How long Kafka may take to tell the newest record of the log.
+const LOOK_PATIENCE: Duration = Duration::from_secs(3);
 /// How long a failed transaction waits before it is tried again, and how long at most as it fails again and again.
 const BACKOFF: Duration = Duration::from_millis(50);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
@@ -134,7 +139,7 @@ impl KafkaSink {
                 return Err(opening(error));
             }
         }
-        let newest = newest_message(config, log, LOG_PARTITION, ENTRY_KEY)?;
+        let newest = newest_message(config, log, LOG_PARTITION, ENTRY_KEY, CONNECT_TIMEOUT)?;
         let sink = KafkaSink {
             group: Group::open(config).map_err(opening)?,
             config: config.clone(),
@@ -160,6 +165,11 @@ impl KafkaSink {
 
     /// Does what is next; whether there is something to do at once.
     fn advance(&mut self, writing: &mut Writing) -> bool {
+        if self.moved_at.elapsed() > STUCK && !matches!(self.step, Step::Replace | Step::Look) {
+            tracing::debug!("no progress at {:?}: the client is replaced", self.step);
+            self.trouble.get_or_insert_with(|| "Kafka does not answer".into());
+            self.step = Step::Replace;
+        }
         let done = match self.step {
             Step::Begin => {
                 self.attempt += 1;
@@ -252,7 +262,7 @@ impl KafkaSink {
 
     /// Replaces the client: unless its successor has written something.
     fn replace(&mut self, writing: &Writing) -> bool {
-        match newest_message(&self.config, &self.log, LOG_PARTITION, ENTRY_KEY) {
+        match newest_message(&self.config, &self.log, LOG_PARTITION, ENTRY_KEY, LOOK_PATIENCE) {
             Ok(newest) => {
                 let newest = newest.as_deref().map(hash);
                 if newest != self.newest && newest != writing.entry {
@@ -270,7 +280,7 @@ impl KafkaSink {
         match self.client.create_with_context(deliveries.clone()) {
             Ok(producer) => {
                 (self.producer, self.deliveries) = (producer, deliveries);
-                self.step = Step::Init;
+                self.go_to(Step::Init);
                 true
             }
             Err(error) => {
@@ -283,7 +293,7 @@ impl KafkaSink {
 
     /// Looks in the epoch log what became of a transaction that got no answer.
     fn look(&mut self, writing: &mut Writing) -> bool {
-        match newest_message(&self.config, &self.log, LOG_PARTITION, ENTRY_KEY) {
+        match newest_message(&self.config, &self.log, LOG_PARTITION, ENTRY_KEY, LOOK_PATIENCE) {
             Ok(newest) => {
                 let newest = newest.as_deref().map(hash);
                 if newest.is_some() && newest == writing.entry {

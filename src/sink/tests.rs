@@ -111,6 +111,23 @@ fn what_an_outage_held_back_is_written_in_order() {
     assert_eq!(values[values.len() - 99..], expected[1..], "{values:?}");
 }
 
+/// Its connection waits for an answer that does not come; others get theirs.
+#[test]
+fn a_client_without_progress_is_replaced() {
+    let kafka = Cluster::new(&["t", "votes", LOG]);
+    let mut sink = open(&kafka);
+    write(&mut sink, [record("t", "before")], "1");
+    kafka.cluster.broker_round_trip_time(1, 4 * PATIENCE).unwrap();
+    sink.begin(transaction([record("t", "after")], "2"));
+    let deadline = Instant::now() + Duration::from_secs(1);
+    while Instant::now() < deadline {
+        assert!(!sink.poll(Duration::from_millis(100)).committed);
+    }
+    kafka.cluster.broker_round_trip_time(1, Duration::ZERO).unwrap();
+    assert_eq!(settle(&mut sink), []);
+    assert_eq!(kafka.read(LOG).last(), Some(&"2".to_string()));
+}
+
 /// Whatever a call of a transaction answers: each is told to fail, and all is written all the same.
 #[test]
 fn a_transaction_that_fails_is_written_whole_later() {

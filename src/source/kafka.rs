@@ -14,14 +14,14 @@ use rdkafka::message::{BorrowedMessage, Headers};
 use rdkafka::{Message, Offset, TopicPartitionList};
 
 use super::client::{KafkaConsumer, Told, consumer};
-use super::watch::{Offsets, Seen, Watcher, low_and_end};
+use super::first_look::{first_look, lost_beginning, lost_count};
+use super::watch::{Offsets, Seen, Watcher};
 use super::{
     Bounds, MessageRef, PartitionState, Polled, Position, Positions, RawBatch, Source, SourceState, Start,
     Topics,
 };
-use crate::clients::CONNECT_TIMEOUT;
 use crate::config::Config;
-use crate::describe::{Description, Question, describe, only_broker};
+use crate::describe::Description;
 use crate::error::{Error, Result};
 use crate::outage::OutageLog;
 
@@ -29,14 +29,17 @@ use crate::outage::OutageLog;
 const BATCH_BYTES_MAX: usize = 64 << 20;
 /// How long the first message after some quiet waits for others.
 const QUIET_LINGER: Duration = Duration::from_millis(5);
-/// A topic that was created a moment ago may not be known everywhere.
-const UNKNOWN_PATIENCE: Duration = Duration::from_secs(3);
-const OPEN_RETRY: Duration = Duration::from_millis(200);
+/// Without news of any partition for so long, it is asked whether there is more to read.
+const QUIET: Duration = Duration::from_secs(5);
+/// A client that has given nothing for so long while there was more to read is replaced: it may never give any again.
+/// When a partition was without a leader for a moment, librdkafka (2.12.1) can lose it for good (its issue 5430).
+const STUCK: Duration = Duration::from_secs(10);
 /// How often reading is tried again where Kafka refuses it.
 const REFUSED_RETRY: Duration = Duration::from_secs(5);
 
 /// A reader of all partitions of one topic, from their beginning.
 pub struct KafkaSource {
+    config: Config,
     topic: String,
     consumer: Arc<KafkaConsumer>,
     told: Told,
@@ -56,6 +59,10 @@ pub struct KafkaSource {
     halted: Option<String>,
     /// When Kafka last let something be known of a partition.
     heard_at: Instant,
+    /// When it was last asked whether there is more.
+    asked_at: Instant,
+    /// Since when it is known that there is more, and nothing comes.
+    behind_since: Option<Instant>,
     quiet: bool,
 }
 
@@ -68,6 +75,8 @@ struct Reading {
     at_end: bool,
     /// What is written and can't be read, because a transaction is open.
     behind: i64,
+    /// Where the client last was at an end, past the marks of transactions.
+    eof: i64,
 }
 
 impl Reading {
@@ -108,6 +117,7 @@ impl KafkaSource {
         }
         let mut source = KafkaSource {
             watcher: Watcher::start(Arc::clone(&consumer), topic.into())?,
+            config: config.clone(),
             topic: topic.into(),
             consumer,
             told,
@@ -121,6 +131,8 @@ impl KafkaSource {
             missing: false,
             halted: None,
             heard_at: Instant::now(),
+            asked_at: Instant::now(),
+            behind_since: None,
             quiet: true,
         };
         for (partition, (low, end)) in offsets {
@@ -141,13 +153,13 @@ impl KafkaSource {
             );
         }
         let state = PartitionState { first: low, lost: low, next: low, end: first_end, high: first_end };
-        let reading = Reading { state, first_end, at_end: first_end <= low, behind: 0 };
+        let reading = Reading { state, first_end, at_end: first_end <= low, behind: 0, eof: low };
         self.partitions.insert(partition, reading);
     }
 
     fn resume(&mut self, partition: i32, Position { first, next }: Position, first_end: i64) {
         let state = PartitionState { first, lost: first, next, end: first_end, high: first_end };
-        let reading = Reading { state, first_end, at_end: first_end <= next, behind: 0 };
+        let reading = Reading { state, first_end, at_end: first_end <= next, behind: 0, eof: next };
         self.partitions.insert(partition, reading);
     }
 
@@ -199,6 +211,7 @@ impl KafkaSource {
         }
         if let Some(offsets) = news.offsets.filter(|_| self.halted.is_none() && !self.missing) {
             self.compare(&offsets);
+            self.judge_progress(&offsets);
         }
         let ends = self.told.lock().ends.take();
         for (partition, ends) in ends.into_iter().flatten() {
@@ -207,6 +220,7 @@ impl KafkaSource {
                 continue;
             }
             reading.behind = (ends.hi_offset - ends.ls_offset).max(0);
+            reading.eof = reading.eof.max(ends.eof_offset);
             reading.at_end &= ends.eof_offset >= ends.ls_offset;
             let next = reading.state.next;
             reading.set_end(if reading.at_end { next } else { ends.ls_offset.max(next) });
@@ -296,6 +310,44 @@ impl KafkaSource {
         if changed {
             self.assign_again();
         }
+    }
+
+    /// Replaces the client if there is more to read and it gives nothing.
+    fn judge_progress(&mut self, offsets: &Offsets) {
+        let is_behind = self.heard_at < self.asked_at
+            && offsets.iter().any(|(partition, (_, end))| {
+                self.partitions.get(partition).is_some_and(|r| *end > r.state.next.max(r.eof))
+            });
+        let since = match self.behind_since.filter(|_| is_behind) {
+            Some(since) => since,
+            None => {
+                self.behind_since = is_behind.then(Instant::now);
+                return;
+            }
+        };
+        if since.elapsed() < STUCK {
+            return;
+        }
+        tracing::warn!("topic {}: nothing comes although there is more; the client is replaced", self.topic);
+        self.behind_since = None;
+        if let Err(error) = self.replace() {
+            self.refuse(error.to_string());
+        }
+    }
+
+    /// Reads on with a client of its own.
+    fn replace(&mut self) -> Result<()> {
+        let told = Told::default();
+        let consumer = Arc::new(consumer(&self.config, &self.topic, told.clone())?);
+        self.watcher = Watcher::start(Arc::clone(&consumer), self.topic.clone())?;
+        (self.consumer, self.told) = (consumer, told);
+        self.assign().map_err(|e| Error::kafka(format!("reading topic {}", self.topic), e))
+    }
+
+    /// Has a fetcher of a partition do nothing, as one that has lost its leader.
+    #[cfg(test)]
+    pub(super) fn hold_up(&self) {
+        self.consumer.pause(&self.consumer.assignment().unwrap()).unwrap();
     }
 
     fn take(&mut self, message: &BorrowedMessage, batch: &mut RawBatch) {
@@ -421,75 +473,10 @@ impl Source for KafkaSource {
             }
         }
         self.quiet = batch.is_empty();
+        if self.heard_at.elapsed() > QUIET && self.asked_at.elapsed() > QUIET {
+            self.asked_at = Instant::now();
+            self.watcher.ask_offsets();
+        }
         Polled { batch, state: self.state() }
     }
-}
-
-/// The topic, and its oldest offsets and ends. Waits for what passes, such as a partition without a leader.
-fn first_look(consumer: &KafkaConsumer, topic: &str) -> Result<(Description, Offsets)> {
-    let begun = Instant::now();
-    loop {
-        let (reason, patience) = match look(consumer, topic) {
-            Ok(found) => return Ok(found),
-            Err((reason, patience)) => (reason, patience),
-        };
-        if begun.elapsed() >= patience {
-            return Err(Error::kafka(format!("reading topic {topic}"), reason));
-        }
-        std::thread::sleep(OPEN_RETRY);
-    }
-}
-
-/// The error says why, and how long it is worth trying.
-fn look(consumer: &KafkaConsumer, topic: &str) -> Result<(Description, Offsets), (String, Duration)> {
-    let client = consumer.client();
-    let question = Question {
-        names: &[topic],
-        operations: false,
-        broker: only_broker(client, topic, CONNECT_TIMEOUT),
-        timeout: CONNECT_TIMEOUT,
-    };
-    let mut found = describe(client, question, || true).map_err(|reason| (reason, CONNECT_TIMEOUT))?;
-    let description = found.pop().ok_or_else(|| ("no description".to_string(), CONNECT_TIMEOUT))?;
-    match description.error {
-        Some(Code::UnknownTopicOrPartition | Code::UnknownTopic) => {
-            Err(("there is no such topic; `tally topics` creates it".into(), UNKNOWN_PATIENCE))
-        }
-        Some(code @ (Code::TopicAuthorizationFailed | Code::InvalidTopic)) => {
-            Err((code.to_string(), Duration::ZERO))
-        }
-        Some(code) => Err((code.to_string(), CONNECT_TIMEOUT)),
-        None => {
-            let offsets = low_and_end(consumer, topic, &description.partitions, CONNECT_TIMEOUT);
-            offsets.map(|offsets| (description, offsets)).map_err(|e| (e.to_string(), CONNECT_TIMEOUT))
-        }
-    }
-}
-
-/// What to say of a topic that no longer has its first messages.
-fn lost_beginning(topic: &str, offsets: &Offsets, positions: &Positions) -> Option<String> {
-    let is_new = |partition: &i32| !positions.contains_key(partition);
-    let (partition, (low, _)) = offsets.iter().find(|(partition, (low, _))| *low > 0 && is_new(partition))?;
-    Some(format!(
-        "{topic}/{partition} begins at offset {low}: its first messages are gone (retention, or deleted), and a count \
-         of the rest would be of less than was written. Restore the topic; or let the source say OPTIONS ('start' \
-         'earliest_available') to count what is left, marked as such. `tally topics` creates topics that keep all"
-    ))
-}
-
-/// What to say of a topic that no longer has what was counted.
-fn lost_count(topic: &str, offsets: &Offsets, positions: &Positions) -> Option<String> {
-    let anew = "Restore the topic, or count what it has with `tally run --rebuild`";
-    positions.iter().find_map(|(partition, Position { first, next })| match offsets.get(partition) {
-        None => Some(format!("{topic} has no partition {partition} any more, which was counted. {anew}")),
-        Some((_, end)) if end < next => Some(format!(
-            "{topic}/{partition} ends at offset {end}, and was counted up to {next}: the topic was created again, or \
-             has lost messages. {anew}"
-        )),
-        Some((low, _)) if low > first => Some(format!(
-            "{topic}/{partition} begins at offset {low}, and was counted from {first}: what a start has to count once \
-             more is gone. {anew}; if the rest is to count, the source must say OPTIONS ('start' 'earliest_available')"
-        )),
-        Some(_) => None,
-    })
 }

@@ -6,6 +6,7 @@
 
 mod batch;
 mod client;
+mod first_look;
 mod history;
 mod kafka;
 mod memory;

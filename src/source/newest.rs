@@ -7,7 +7,6 @@ use rdkafka::error::KafkaError;
 use rdkafka::{Message, Offset, TopicPartitionList};
 
 use super::client::{Told, consumer};
-use crate::clients::CONNECT_TIMEOUT;
 use crate::config::Config;
 use crate::error::{Error, Result};
 
@@ -16,12 +15,18 @@ const OFFSETS_FIRST: i64 = 32;
 /// Then so many times as many.
 const OFFSETS_FACTOR: i64 = 16;
 
-/// The value of the newest committed message of a partition whose key is `key`; none if there is none. Blocks.
-pub fn newest_message(config: &Config, topic: &str, partition: i32, key: &[u8]) -> Result<Option<Vec<u8>>> {
+/// The value of the newest committed message of a partition whose key is `key`; none if there is none. Blocks; Kafka is
+/// away if it lets nothing be known for as long as `patience`.
+pub fn newest_message(
+    config: &Config,
+    topic: &str,
+    partition: i32,
+    key: &[u8],
+    patience: Duration,
+) -> Result<Option<Vec<u8>>> {
     let failed = |reason: &dyn ToString| Error::kafka(format!("reading topic {topic}"), reason.to_string());
     let consumer = consumer(config, topic, Told::default())?;
-    let (low, end) =
-        consumer.fetch_watermarks(topic, partition, CONNECT_TIMEOUT).map_err(|error| failed(&error))?;
+    let (low, end) = consumer.fetch_watermarks(topic, partition, patience).map_err(|error| failed(&error))?;
     let mut offsets = OFFSETS_FIRST;
     loop {
         let from = low.max(end - offsets);
@@ -43,8 +48,8 @@ pub fn newest_message(config: &Config, topic: &str, partition: i32, key: &[u8]) 
                 Some(Err(error)) => tracing::debug!("reading topic {topic}: {error}"),
                 None => {}
             }
-            if heard_at.elapsed() > CONNECT_TIMEOUT {
-                return Err(failed(&format!("no answer within {} s", CONNECT_TIMEOUT.as_secs())));
+            if heard_at.elapsed() > patience {
+                return Err(failed(&format!("no answer within {} s", patience.as_secs())));
             }
         }
         if newest.is_some() || from == low {

@@ -54,6 +54,18 @@ fn until(source: &mut KafkaSource, what: &str, wanted: impl Fn(&Polled, usize) -
 }
 
 #[test]
+fn a_client_that_gives_nothing_although_there_is_more_is_replaced() {
+    let kafka = Cluster::new("votes", 2);
+    kafka.write("votes", 0, b"before");
+    let mut source = kafka.source("votes");
+    until(&mut source, "received", |_, received| received == 1);
+    source.hold_up();
+    kafka.write("votes", 0, b"after");
+    let (polled, received) = until(&mut source, "received again", |_, received| received > 0);
+    assert_eq!((received, polled.batch.payloads()), (1, vec![Some(&b"after"[..])]));
+}
+
+#[test]
 fn a_broker_that_is_away_is_an_outage_and_nothing_is_lost() {
     let kafka = Cluster::new("votes", 2);
     kafka.write("votes", 0, b"before");
