@@ -185,7 +185,7 @@ fn each_expression(plan: &LogicalPlan, check: &mut impl FnMut(&Expr) -> Result<(
 }
 
 /// A row's own session means nothing where no aggregate merges it with the others.
-fn refuse_leftover_sessions(plan: &LogicalPlan) -> Result<()> {
+pub fn refuse_leftover_sessions(plan: &LogicalPlan) -> Result<()> {
     each_expression(plan, &mut |part| {
         if is_own_session(part) {
             return plan_err!(

@@ -27,28 +27,34 @@ pub enum Sessions {
     Batch,
 }
 
-/// Rewrites every window function in FROM. Whether there was a session window.
-pub fn rewrite(statement: &mut Statement, sessions: Sessions) -> Result<bool> {
-    let Statement::Statement(statement) = statement else { return Ok(false) };
-    let mut rewriter = Rewriter { sessions, found_session: false };
+/// Rewrites every window function in FROM. How many session windows there were.
+pub fn rewrite(statement: &mut Statement, sessions: Sessions) -> Result<usize> {
+    rewrite_each(statement, &|_| sessions)
+}
+
+/// The same, where `sessions` says what each session window becomes, by its place among them.
+pub fn rewrite_each(statement: &mut Statement, sessions: &dyn Fn(usize) -> Sessions) -> Result<usize> {
+    let Statement::Statement(statement) = statement else { return Ok(0) };
+    let mut rewriter = Rewriter { sessions, found_sessions: 0 };
     match VisitMut::visit(statement.as_mut(), &mut rewriter) {
         ControlFlow::Break(error) => Err(error),
-        ControlFlow::Continue(()) => Ok(rewriter.found_session),
+        ControlFlow::Continue(()) => Ok(rewriter.found_sessions),
     }
 }
 
-struct Rewriter {
-    sessions: Sessions,
-    found_session: bool,
+struct Rewriter<'a> {
+    sessions: &'a dyn Fn(usize) -> Sessions,
+    found_sessions: usize,
 }
 
-impl VisitorMut for Rewriter {
+impl VisitorMut for Rewriter<'_> {
     type Break = DataFusionError;
 
     fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<DataFusionError> {
         let Some((function, args, alias)) = window_call(factor) else { return ControlFlow::Continue(()) };
-        self.found_session |= function == "session";
-        match derived(&function, &args, alias, self.sessions) {
+        let sessions = (self.sessions)(self.found_sessions);
+        self.found_sessions += usize::from(function == "session");
+        match derived(&function, &args, alias, sessions) {
             Ok(table) => {
                 *factor = table;
                 ControlFlow::Continue(())

@@ -8,6 +8,7 @@ mod keys;
 mod mode;
 mod on_time;
 mod order;
+mod sessions;
 mod window_cut;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -151,31 +152,22 @@ impl Engine {
     }
 
     async fn add_view(&mut self, catalog: &Catalog, def: &ViewDef) -> Result<()> {
+        let sessions = self.session_windows(catalog, def).await?;
         let mut query = def.query.clone();
-        let has_session = windows::rewrite(&mut query, Sessions::Incremental)?;
-        let refused = match self.add_query(catalog, def, query, has_session).await {
-            Ok(true) => return Ok(()),
-            Ok(false) => None,
-            Err(error) if !has_session => return Err(error),
-            Err(error) => Some(error),
-        };
+        windows::rewrite_each(&mut query, &|n| sessions.get(n).copied().unwrap_or(Sessions::Batch))?;
+        let added = self.add_query(catalog, def, query).await;
+        let Err(error) = added else { return Ok(()) };
+        if !sessions.contains(&Sessions::Incremental) {
+            return Err(error);
+        }
         // What neither an aggregate of sessions nor their rows can do, window functions can.
         self.session.deregister_table(TableReference::bare(def.name.as_str()))?;
         let mut query = def.query.clone();
         windows::rewrite(&mut query, Sessions::Batch)?;
-        let added = self.add_query(catalog, def, query, false).await;
-        added.map(|_| ()).map_err(|error| refused.unwrap_or(error))
+        self.add_query(catalog, def, query).await.map_err(|_| error)
     }
 
-    /// `has_own_sessions`: session windows are each row's own, to be merged. Whether it was added: sessions whose rows
-    /// can be taken back are not merged.
-    async fn add_query(
-        &mut self,
-        catalog: &Catalog,
-        def: &ViewDef,
-        query: Statement,
-        has_own_sessions: bool,
-    ) -> Result<bool> {
+    async fn add_query(&mut self, catalog: &Catalog, def: &ViewDef, query: Statement) -> Result<()> {
         let state = self.session.state();
         let plan = state.statement_to_plan(query).await?;
         split::refuse_volatile(&plan)?;
@@ -185,18 +177,15 @@ impl Engine {
         let table = ViewTable::new(plan.clone(), None);
         self.session.register_table(TableReference::bare(def.name.as_str()), Arc::new(table))?;
         if !def.materialized {
-            return Ok(true);
+            return Ok(());
         }
         let schema = output_schema(def, &plan)?;
         let mut found =
             self.nodes.iter().map(|node| (node.identity.clone(), Arc::clone(&node.table))).collect();
         let mut state_of = |node: &LogicalPlan| shared_table(node, Terms::default(), &mut found);
-        let takes_back = |stream: &str| catalog.sources.get(stream).is_some_and(|source| source.retracts());
+        let takes_back = |stream: &str| takes_back(catalog, stream);
         let mut nodes = Vec::new();
         let whole = state.optimize(&plan)?;
-        if has_own_sessions && split::stream_columns(&whole)?.iter().any(|(stream, _)| takes_back(stream)) {
-            return Ok(false);
-        }
         let mut references = split::reference_columns(&whole)?;
         let found_key = inferred_key(&plan, &schema)?;
         if !def.key.is_empty() && !found_key.is_empty() {
@@ -301,7 +290,7 @@ impl Engine {
             sql: def.text.clone(),
         };
         self.views.push(View::new(info, def.place.clone(), tables, mode, work));
-        Ok(true)
+        Ok(())
     }
 
     /// Cuts a finishing plan into the graph of dataflows.
@@ -435,10 +424,11 @@ impl Engine {
                 if on_time {
                     windows.windows.push(INSTANT);
                 }
-                let retracts = |stream: &String| catalog.sources.get(stream).is_some_and(|s| s.retracts());
                 let rows = match windows.are_timed() {
                     true => bound::with_open_windows(hidden::with_hidden(&plan, hidden::OF_TIME)?)?,
-                    false if streams.iter().any(retracts) => hidden::with_hidden(&plan, &[WEIGHT])?,
+                    false if streams.iter().any(|stream| takes_back(catalog, stream)) => {
+                        hidden::with_hidden(&plan, &[WEIGHT])?
+                    }
                     false => plan.clone(),
                 };
                 let below = Below::new(lower(&rows).await?);
@@ -466,10 +456,8 @@ impl Engine {
             }),
         };
         let below = plan.display_indent().to_string();
-        let takes_back =
-            |stream: &String| catalog.sources.get(stream).is_some_and(|source| source.retracts());
         let is_rows = !matches!(plan, LogicalPlan::Aggregate(_)) && bound::own_sessions(&plan).is_none();
-        let append_only = is_rows && !streams.iter().any(takes_back);
+        let append_only = is_rows && !streams.iter().any(|stream| takes_back(catalog, stream));
         Ok(Stateful {
             identity,
             below,
@@ -483,6 +471,11 @@ impl Engine {
             busy: Duration::ZERO,
         })
     }
+}
+
+/// Whether the rows of a source can go again.
+fn takes_back(catalog: &Catalog, stream: &str) -> bool {
+    catalog.sources.get(stream).is_some_and(|source| source.retracts())
 }
 
 /// A source's event time, if rows with one become final.
