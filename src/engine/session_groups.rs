@@ -4,9 +4,9 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, Int64Array, UInt64Array};
+use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, UInt64Array};
 use arrow::compute::{cast, take};
-use arrow::datatypes::{DataType, Schema, SchemaRef, TimeUnit};
+use arrow::datatypes::{DataType, Int64Type, Schema, SchemaRef, TimeUnit, UInt32Type};
 use datafusion::error::Result;
 use datafusion::logical_expr::EmitTo;
 use datafusion::physical_plan::aggregates::group_values::{GroupValues, new_group_values};
@@ -14,6 +14,7 @@ use datafusion::physical_plan::aggregates::order::GroupOrdering;
 
 use super::aggregate::Touched;
 use super::bound::SessionKeys;
+use super::input::{FINAL_UNTIL, ROW};
 use super::watermark::nanoseconds;
 use crate::batches::Owned;
 
@@ -78,15 +79,11 @@ impl SessionGroups {
         })
     }
 
-    /// Puts each row into its session. New groups are numbered from `next`. A session that was final when a
+    /// Puts each row of `batch` into its session. New groups are numbered from `next`. A session that was final when a
     /// row came takes it no more.
-    pub fn touch(
-        &mut self,
-        keys: &[ArrayRef],
-        rows: usize,
-        next: u32,
-        final_until: Option<&Int64Array>,
-    ) -> Result<Touched> {
+    pub fn touch(&mut self, keys: &[ArrayRef], batch: &RecordBatch, next: u32) -> Result<Touched> {
+        let rows = batch.num_rows();
+        let final_until = batch.column_by_name(FINAL_UNTIL).map(|column| column.as_primitive::<Int64Type>());
         let mut ids = Vec::with_capacity(rows);
         match &mut self.by_key {
             Some(by_key) => {
@@ -103,9 +100,9 @@ impl SessionGroups {
             }
             (None, None) => Int64Array::from(Vec::<i64>::new()),
         };
-        let mut merging = Merging::default();
-        for (row, key) in ids.into_iter().enumerate() {
-            let start = starts.value(row);
+        let mut merging = Merging { of_row: vec![0; rows], ..Merging::default() };
+        for row in as_they_came(batch) {
+            let (key, start) = (ids[row], starts.value(row));
             let open = self.open.entry(key).or_default();
             let closed_until = final_until.filter(|until| until.is_valid(row)).map(|until| until.value(row));
             let mut own = (start, start.saturating_add(self.keys.gap));
@@ -128,7 +125,7 @@ impl SessionGroups {
             let replaced = open.insert(own.0, Session { end: own.1, id: Id::Touched(root) });
             self.undo.push(Undo::Open(key, own.0, replaced));
             merging.set(root, key, own);
-            merging.of_row.push(touched);
+            merging.of_row[row] = touched;
         }
         Ok(self.number(merging, next))
     }
@@ -275,6 +272,15 @@ impl SessionGroups {
         let keys = self.by_key.as_ref().map_or(0, |by_key| by_key.read(|by_key| by_key.size()));
         keys + self.place.len() * (size_of::<(u32, usize, i64, i64)>() + size_of::<(i64, Session)>())
     }
+}
+
+/// The rows in the order in which they came: a function that wants an order has them sorted by it.
+fn as_they_came(batch: &RecordBatch) -> Vec<usize> {
+    let mut rows: Vec<usize> = (0..batch.num_rows()).collect();
+    if let Some(places) = batch.column_by_name(ROW).map(|column| column.as_primitive::<UInt32Type>()) {
+        rows.sort_by_key(|row| places.value(*row));
+    }
+    rows
 }
 
 /// The sessions of one batch while rows merge them: a union-find forest.

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, RecordBatchOptions, UInt32Array};
+use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, UInt32Array};
 use arrow::compute::{concat_batches, take, take_record_batch};
 use arrow::datatypes::{Schema, SchemaRef};
 use async_trait::async_trait;
@@ -16,7 +16,6 @@ use super::aggregate::Touched;
 use super::below::Below;
 use super::bound::{SessionKeys, SessionRows as SessionColumns};
 use super::delta::Delta;
-use super::input::FINAL_UNTIL;
 use super::node::Node;
 use super::row_windows::RowWindows;
 use super::session_groups::SessionGroups;
@@ -96,9 +95,7 @@ impl SessionRows {
     fn prepare_rows(&mut self, rows: RecordBatch) -> Result<()> {
         let (rows, late) = self.windows.split_late(&rows)?;
         let keys: Vec<ArrayRef> = self.positions.iter().map(|i| Arc::clone(rows.column(*i))).collect();
-        let final_until: Option<&Int64Array> =
-            rows.column_by_name(FINAL_UNTIL).map(|column| column.as_primitive());
-        let touched = self.sessions.touch(&keys, rows.num_rows(), self.next, final_until)?;
+        let touched = self.sessions.touch(&keys, &rows, self.next)?;
         let (before, after) = self.regroup(&touched, &keys, &visible(&rows, &self.schema)?)?;
         let schema = &self.schema;
         let delta = Delta {

@@ -1,8 +1,8 @@
 //! Finds the group of each row, and numbers new groups. A number that was handed out to rows that failed stays
 //! with its key: the group is there only once its row is in the store.
 
-use arrow::array::{ArrayRef, AsArray, RecordBatch};
-use arrow::datatypes::{Int64Type, SchemaRef};
+use arrow::array::{ArrayRef, RecordBatch};
+use arrow::datatypes::SchemaRef;
 use datafusion::common::internal_err;
 use datafusion::error::Result;
 use datafusion::physical_plan::aggregates::group_values::{GroupValues, new_group_values};
@@ -10,7 +10,6 @@ use datafusion::physical_plan::aggregates::order::GroupOrdering;
 
 use crate::batches::Owned;
 use crate::engine::bound::SessionKeys;
-use crate::engine::input::FINAL_UNTIL;
 use crate::engine::session_groups::SessionGroups;
 use crate::engine::store::Store;
 
@@ -66,11 +65,7 @@ impl Grouping {
                     positions: vec![0; rows],
                 })
             }
-            Grouping::BySession(sessions) => {
-                let final_until =
-                    batch.column_by_name(FINAL_UNTIL).map(|column| column.as_primitive::<Int64Type>());
-                sessions.touch(keys, rows, store.len() as u32, final_until)
-            }
+            Grouping::BySession(sessions) => sessions.touch(keys, batch, store.len() as u32),
             Grouping::ByKey(by_key) => by_key.touch(keys, rows, store),
         }
     }

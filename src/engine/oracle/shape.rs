@@ -53,7 +53,8 @@ impl Recount<'_> {
         }
         let input = node.inputs()[0];
         let session = |name: &str| self.window(name).is_some_and(Window::is_session);
-        if self.asks_stream(node) {
+        // Sessions are of all rows, also of those that a filter or a join leaves out above: they are late for the rows.
+        if self.asks_stream(node) || self.reads(node, session) && !is_of_all_rows(input) {
             return false;
         }
         let has_windows =
@@ -162,6 +163,15 @@ fn asks_for_windows(node: &LogicalPlan) -> bool {
     let asks = |node: &LogicalPlan| node.expressions().iter().any(|expr| expr.exists(is_window).unwrap());
     let filters = |node: &LogicalPlan| Ok(matches!(node, LogicalPlan::Filter(_)) && asks(node));
     asks(node) || node.exists(filters).unwrap()
+}
+
+/// Whether the plan gives a row for each of the table that it reads.
+fn is_of_all_rows(plan: &LogicalPlan) -> bool {
+    match plan {
+        LogicalPlan::Projection(projection) => is_of_all_rows(&projection.input),
+        LogicalPlan::SubqueryAlias(alias) => is_of_all_rows(&alias.input),
+        other => matches!(other, LogicalPlan::TableScan(_)),
+    }
 }
 
 fn is_aggregate(node: &LogicalPlan) -> bool {

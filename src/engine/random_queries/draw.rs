@@ -355,7 +355,8 @@ impl Draw {
             .choose(&mut self.0)
             .cloned()
             .expect("a choice");
-        let from = format!("session(events, at, INTERVAL '25 seconds'{by}) e");
+        let gap = self.one(&["5", "12", "25"]);
+        let from = format!("session(events, at, INTERVAL '{gap} seconds'{by}) e");
         let (mut results, _) = self.aggregates(false);
         if self.chance(3) {
             results.push(format!(

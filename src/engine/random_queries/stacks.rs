@@ -106,9 +106,12 @@ impl Stacks<'_> {
             2 => {
                 let source = self.pick(&SOURCES);
                 let window = self.pick(&["tumble", "hop", "session"]);
-                let lengths = if window == "hop" { "INTERVAL '10 seconds', " } else { "" };
+                let length = self.pick(&["5", "10"]);
+                let lengths =
+                    if window == "hop" { format!("INTERVAL '{length} seconds', ") } else { "".into() };
+                let size = if window == "session" { length } else { "20" };
                 let sql = format!(
-                    "SELECT window_start AS c0, x AS c1, k AS c2 FROM {window}({source}, at, {lengths}INTERVAL '20 seconds')"
+                    "SELECT window_start AS c0, x AS c1, k AS c2 FROM {window}({source}, at, {lengths}INTERVAL '{size} seconds')"
                 );
                 table(&sql, &[Time, Int, Text])
             }
