@@ -257,6 +257,33 @@ async fn hold_for_lets_rows_of_a_join_go_and_takes_no_result_back() {
 }
 
 #[tokio::test]
+async fn hold_for_is_told_of_the_rows_that_it_frees_only() {
+    let held = |name: &str, from: &str| {
+        format!(
+            "CREATE MATERIALIZED VIEW {name} WITH (hold_rows = 9, hold_for = '10 seconds') AS SELECT a.k FROM {from};"
+        )
+    };
+    let groups = "(SELECT k, COUNT(*) AS n FROM s GROUP BY k)";
+    let views = [
+        held("rows", "s a JOIN s b ON a.k = b.k"),
+        held("mixed", &format!("s a JOIN {groups} b ON a.k = b.k AND a.v < b.n")),
+        held(
+            "changing",
+            &format!("{groups} a JOIN (SELECT k, SUM(v) AS n FROM s GROUP BY k) b ON a.n = b.n"),
+        ),
+    ];
+    let watched = Watched::new(&views.concat()).await;
+    let of = |name: &str| {
+        let view = watched.engine.views().find(|info| info.name == name).unwrap();
+        let join = view.upkeep.parts.iter().find(|part| part.keeps.contains("join")).unwrap();
+        join.until.clone()
+    };
+    assert_eq!(of("rows").as_deref(), Some("event time is 10 s further (hold_for)"));
+    assert_eq!(of("mixed").as_deref(), Some("event time is 10 s further (hold_for), where rows only come"));
+    assert_eq!(of("changing"), None);
+}
+
+#[tokio::test]
 async fn one_bad_row_among_many_is_found_by_halving() {
     let mut watched = Watched::new(&view("d", "SELECT k, SUM(10 / v) AS x FROM s GROUP BY k")).await;
     let mut batch: Vec<_> = (0..50_000).map(|i| ("a", 10, i / 10_000)).collect();

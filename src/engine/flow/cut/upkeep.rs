@@ -38,7 +38,11 @@ impl Cut<'_> {
                     longest => format!("the watermark is {} past them", length(longest - longest % 1_000)),
                 })
             }
-            (None, Some(hold_ns)) => Some(format!("event time is {} further (hold_for)", length(hold_ns))),
+            (None, Some(hold_ns)) => {
+                let freed = inputs.iter().filter(|input| self.is_append_only(**input)).count();
+                let which = if freed < inputs.len() { ", where rows only come" } else { "" };
+                (freed > 0).then(|| format!("event time is {} further (hold_for){which}", length(hold_ns)))
+            }
             (None, None) => None,
         };
         Upkeep {
