@@ -1,5 +1,6 @@
 //! What operators cost: a micro-batch of 1000 rows after 1e5 and after 1e6 rows, beside plain DataFusion over all of
-//! them. `cargo bench --bench operators [-- [--rows N] NAME…]` runs those whose name has one of the words.
+//! them. `cargo bench --bench operators [-- [--rows N] [--exact] NAME…]` runs those whose name has one of the words, or is
+//! one of them. `scripts/bench-join` runs the join beside differential-dataflow's.
 //!
 //! Time is that of the processor, on one thread. Rows meet as many others at all times, anywhere in the history: what
 //! grows is what history costs.
@@ -268,15 +269,18 @@ async fn one_row(case: &Case, retracts: bool) -> Result<()> {
 }
 
 fn main() -> Result<()> {
-    let (mut rows, mut words) = (1_000_000, Vec::new());
+    let (mut rows, mut exact, mut words) = (1_000_000, false, Vec::new());
     let mut args = std::env::args().skip(1).filter(|arg| arg != "--bench");
     while let Some(arg) = args.next() {
         match arg.as_str() {
             "--rows" => rows = args.next().context("a number is missing")?.parse()?,
+            "--exact" => exact = true,
             _ => words.push(arg),
         }
     }
-    let is_wanted = |case: &&Case| words.is_empty() || words.iter().any(|word| case.name.contains(word));
+    let is_meant =
+        |case: &Case, word: &String| if exact { case.name == word } else { case.name.contains(word) };
+    let is_wanted = |case: &&Case| words.is_empty() || words.iter().any(|word| is_meant(case, word));
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
     println!("{rows} rows of each stream; µs of a micro-batch of {MICRO_BATCH} of each, s of all");
     println!(
@@ -288,8 +292,11 @@ fn main() -> Result<()> {
             runtime.block_on(grow(case, retracts, rows))?;
         }
     }
-    println!("micro-batches of one row, after {CHAIN_ROWS} of each stream");
-    for case in [&CHAIN, &HOT].into_iter().filter(is_wanted) {
+    let of_one_row: Vec<_> = [&CHAIN, &HOT].into_iter().filter(is_wanted).collect();
+    if !of_one_row.is_empty() {
+        println!("micro-batches of one row, after {CHAIN_ROWS} of each stream");
+    }
+    for case in of_one_row {
         for retracts in [false, true] {
             runtime.block_on(one_row(case, retracts))?;
         }
