@@ -5,6 +5,7 @@
 mod arithmetic;
 mod average;
 mod bits;
+mod casts;
 mod dyadic;
 mod extremes;
 pub mod floats;
@@ -34,8 +35,11 @@ use datafusion::functions_aggregate::{
 use datafusion::logical_expr::expr_rewriter::FunctionRewrite;
 use datafusion::logical_expr::{AggregateUDF, ScalarUDF};
 use datafusion::optimizer::analyzer::function_rewrite::ApplyFunctionRewrites;
+use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 
 use self::arithmetic::Checked;
+use self::casts::CastsTellNothing;
 use self::order::OneOrder;
 use self::subquery::{NamedComparisons, NullableSubqueries};
 use self::zeros::OneZero;
@@ -46,8 +50,13 @@ pub fn build(builder: SessionStateBuilder) -> SessionState {
         [Arc::new(Checked), Arc::new(OneZero), Arc::new(NullableSubqueries), Arc::new(NamedComparisons)];
     // Once more after type coercion: before it not every type is known.
     let last = ApplyFunctionRewrites::new(rewrites.to_vec());
-    let mut state =
-        builder.with_analyzer_rule(Arc::new(last)).with_optimizer_rule(Arc::new(OneOrder)).build();
+    let first: Arc<dyn PhysicalOptimizerRule + Send + Sync> = Arc::new(CastsTellNothing);
+    let physical = std::iter::once(first).chain(PhysicalOptimizer::new().rules).collect();
+    let mut state = builder
+        .with_analyzer_rule(Arc::new(last))
+        .with_optimizer_rule(Arc::new(OneOrder))
+        .with_physical_optimizer_rules(physical)
+        .build();
     const INFALLIBLE: &str = "invariant: a session state takes every rewrite and function";
     for rewrite in rewrites {
         state.register_function_rewrite(rewrite).expect(INFALLIBLE);
