@@ -79,7 +79,9 @@ fn cut(
                 // The columns of GROUPING SETS are not settled before they are optimized.
                 let has_sets = matches!(aggregate.group_expr.as_slice(), [Expr::GroupingSet(_)]);
                 let of_sessions = own_sessions(&aggregate.input).is_some();
-                if !(of_sessions || has_windows(&node)?) {
+                // What asks for a row of the query around it is no node by itself.
+                let is_correlated = node.exists(|below| Ok(below.contains_outer_reference()))?;
+                if is_correlated || !(of_sessions || has_windows(&node)?) {
                     return Ok(Transformed::no(node));
                 }
                 if has_sets {
