@@ -1,7 +1,7 @@
 //! Builds again when a file that is built into the binary comes, changes or goes.
 
 fn main() {
-    for folder in ["migrations", "queries", "web"] {
+    for folder in ["examples", "migrations", "queries", "web"] {
         println!("cargo::rerun-if-changed={folder}");
     }
 }

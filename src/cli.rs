@@ -1,33 +1,22 @@
 //! The command line: what can be said, and the text of `--help`. Runs nothing.
 
+mod help;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
 
+use self::help::{DEV_EXAMPLES, EXAMPLES, INIT_EXAMPLES, TEST_EXAMPLES};
 use crate::config::Flags;
 use crate::election::Habits;
-use crate::replay::Format;
+use crate::error::{Error, Result};
+use crate::project::EXAMPLES as EXAMPLES_OF_PROJECTS;
+use crate::queries::QUERIES_DIR;
+use crate::replay::{Format, InputFile, STDIN, TableFile};
 
-const EXAMPLES: &str = "\
-Examples:
-  tally demo                                     a whole election night, nothing else needed
-  tally demo --rate 500 --faulty 0.05            votes from everywhere at a steady rate, some of them bad
-  tally topics -b kafka:9092                     with real Kafka and Postgres: topics,
-  tally seed --voters 1000000                    candidates and voters,
-  tally run                                      the engine and the dashboard,
-  tally vote --rate 1000                         and votes
-  tally config                                   the effective settings
-  tally check --queries queries                  what each view keeps and costs; no server needed
-  tally replay --queries queries --input votes_topic=votes.ndjson --table candidates=candidates.csv \
-               --table voters=voters.csv --view votes_per_candidate
-
-Settings come from tally.toml, then TALLY_* variables (TALLY_LISTEN, TALLY_POSTGRES_URL,
-TALLY_KAFKA_BOOTSTRAP_SERVERS, TALLY_KAFKA_SECURITY_PROTOCOL, …), then flags; the later wins.
-RUST_LOG sets what is logged, for example RUST_LOG=tally=debug.";
-
-/// A streaming SQL engine that counts an election as it happens.
+/// A streaming SQL engine: views of Kafka topics, kept up to date.
 #[derive(Debug, Parser)]
 #[command(name = "tally", version, about, after_help = EXAMPLES, arg_required_else_help = true)]
 pub struct Cli {
@@ -163,28 +152,62 @@ pub enum Command {
         /// Directory of the .sql files [default: ./queries if it exists, else those built in]
         #[arg(long, value_name = "DIR")]
         queries: Option<PathBuf>,
-        /// A file whose lines are the messages of a topic; may be repeated
-        #[arg(long = "input", value_name = "TOPIC=FILE.ndjson", value_parser = named_file)]
-        inputs: Vec<(String, PathBuf)>,
-        /// The same, of lines that are a key, a tab and a value, or no value for an empty message; may be repeated
-        #[arg(long = "keyed-input", value_name = "TOPIC=FILE", value_parser = named_file)]
-        keyed_inputs: Vec<(String, PathBuf)>,
-        /// A reference table, from .csv with a header or .ndjson; may be repeated
-        #[arg(long = "table", value_name = "NAME=FILE", value_parser = named_file)]
-        tables: Vec<(String, PathBuf)>,
+        /// The messages.
+        #[command(flatten)]
+        inputs: Inputs,
+        /// A reference table, from .csv with a header or .ndjson; NAME@N=FILE has the rows that it has after N messages;
+        /// may be repeated [default: the LOCATION of its declaration, if there is that file]
+        #[arg(long = "table", value_name = "NAME[@N]=FILE", value_parser = table_file)]
+        tables: Vec<TableFile>,
         /// Lines of a micro-batch; changes what a changelog shows, never the view
         #[arg(long, default_value_t = 10_000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
         batch_rows: u32,
-        /// Print this view as it is at the end
-        #[arg(long, required_unless_present = "changelog", conflicts_with = "changelog")]
-        view: Option<String>,
-        /// Print every change of this view, with its op and epoch
-        #[arg(long, value_name = "VIEW")]
-        changelog: Option<String>,
-        /// How
+        /// Print this view as it is at the end; may be repeated
+        #[arg(long = "view", required_unless_present = "changelogs")]
+        views: Vec<String>,
+        /// Print every change of this view, with its op and epoch; may be repeated
+        #[arg(long = "changelog", value_name = "VIEW")]
+        changelogs: Vec<String>,
+        /// Output format
         #[arg(long, value_enum, default_value_t = Format::Table)]
         format: Format,
+        /// Print how the output differs from this file instead; exit code 4 if it does
+        #[arg(long, value_name = "FILE")]
+        expect: Option<PathBuf>,
+        /// Exit code 4 if a line is rejected, late, or left out of a view
+        #[arg(long)]
+        strict: bool,
     },
+    /// Write a small project of your own: queries, sample rows, tests
+    #[command(after_help = INIT_EXAMPLES)]
+    Init {
+        /// The folder, which must be new or empty
+        #[arg(value_name = "NAME")]
+        folder: PathBuf,
+        /// What it is a copy of
+        #[arg(long, default_value = EXAMPLES_OF_PROJECTS[0], value_parser = EXAMPLES_OF_PROJECTS)]
+        example: String,
+    },
+    /// Run a project's tests without any server; exit code 4 if one fails
+    #[command(after_help = TEST_EXAMPLES)]
+    Test {
+        /// A project, a folder of tests, or one test
+        #[arg(default_value = ".")]
+        path: PathBuf,
+        /// Directory of the .sql files [default: the nearest queries/ at the path or above it]
+        #[arg(long, value_name = "DIR")]
+        queries: Option<PathBuf>,
+        /// Write what comes out into the tests, as what is expected
+        #[arg(long)]
+        update: bool,
+        /// Write a JUnit report too
+        #[arg(long, value_name = "FILE.xml")]
+        junit: Option<PathBuf>,
+    },
+    /// Run a project on this machine: a broker, a Postgres if a query needs it, the engine and the page; edits are
+    /// followed
+    #[command(after_help = DEV_EXAMPLES)]
+    Dev(Dev),
     /// Run one query for the server, which speaks to it on standard input
     #[command(hide = true)]
     SqlWorker,
@@ -197,6 +220,65 @@ pub enum Command {
         #[command(flatten)]
         run: Run,
     },
+}
+
+/// Files whose lines are messages.
+#[derive(Clone, Debug, Default, Args)]
+pub struct Inputs {
+    /// A file whose lines are the messages of a topic, `-` for standard input; may be repeated
+    #[arg(long = "input", value_name = "TOPIC=FILE.ndjson", value_parser = named_file)]
+    pub inputs: Vec<(String, PathBuf)>,
+    /// The same, of lines that are a key, a tab and a value, or no value for an empty message; may be repeated
+    #[arg(long = "keyed-input", value_name = "TOPIC=FILE", value_parser = named_file)]
+    pub keyed_inputs: Vec<(String, PathBuf)>,
+}
+
+impl Inputs {
+    /// Both kinds.
+    ///
+    /// # Errors
+    /// If standard input is to be read twice.
+    pub fn files(&self) -> Result<Vec<InputFile>> {
+        let file = |is_keyed: bool| {
+            move |(topic, path): &(String, PathBuf)| InputFile {
+                topic: topic.clone(),
+                path: path.clone(),
+                is_keyed,
+            }
+        };
+        let keyed = self.keyed_inputs.iter().map(file(true));
+        let files: Vec<_> = self.inputs.iter().map(file(false)).chain(keyed).collect();
+        if files.iter().filter(|file| file.path.as_os_str() == STDIN).count() > 1 {
+            return Err(Error::Config(
+                "standard input (`-`) can be read once: give the others as files".into(),
+            ));
+        }
+        Ok(files)
+    }
+}
+
+/// Flags of `dev`.
+#[derive(Debug, Args)]
+pub struct Dev {
+    /// Directory of the .sql files, whose edits are followed
+    #[arg(long, value_name = "DIR", default_value = QUERIES_DIR)]
+    pub queries: PathBuf,
+    /// What is fed to topics.
+    #[command(flatten)]
+    pub inputs: Inputs,
+    /// Messages of each input in a second [default: as fast as it goes]
+    #[arg(long, value_name = "LINES/S", value_parser = rate)]
+    pub rate: Option<f64>,
+    /// Feed the inputs again and again
+    #[arg(long = "loop")]
+    pub repeat: bool,
+    /// Rows of a Postgres table, from .csv with a header or .ndjson; may be repeated [default: the LOCATION of its
+    /// declaration]
+    #[arg(long = "table", value_name = "NAME=FILE", value_parser = named_file)]
+    pub tables: Vec<(String, PathBuf)>,
+    /// How the engine runs and listens.
+    #[command(flatten)]
+    pub run: Run,
 }
 
 /// Flags of `demo`.
@@ -329,7 +411,7 @@ fn share(text: &str) -> Result<f64, String> {
 fn rate(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(rate) if rate.is_finite() && rate >= 0.0 => Ok(rate),
-        _ => Err("votes a second, such as 500; 0: as fast as it goes".into()),
+        _ => Err("a number a second, such as 500; 0: as fast as it goes".into()),
     }
 }
 
@@ -345,6 +427,18 @@ fn night(text: &str) -> Result<Duration, String> {
         Some(seconds @ 1..=86_400) => Ok(Duration::from_secs(seconds)),
         _ => Err("a time of up to a day, such as 90s, 5m or 2h".into()),
     }
+}
+
+/// "customers=customers.csv", "customers@1000=later.csv".
+fn table_file(text: &str) -> Result<TableFile, String> {
+    let (name, path) = named_file(text)?;
+    let (name, after) = match name.split_once('@') {
+        Some((name, after)) => {
+            (name.to_string(), after.parse().map_err(|_| format!("{after:?} is no number of messages"))?)
+        }
+        None => (name, 0),
+    };
+    Ok(TableFile { name, after, path })
 }
 
 fn named_file(text: &str) -> Result<(String, PathBuf), String> {

@@ -12,13 +12,13 @@ use crate::clients;
 use crate::config::{Config, Flags};
 use crate::demo;
 use crate::election::{self, Pace, SeedOptions, VOTERS_TOPIC, VoteOptions};
-use crate::engine::session;
 use crate::error::{Error, Result};
 use crate::pipeline::{AdHocTables, Pipeline, audit};
+use crate::project::{self, testing};
 use crate::queries;
 use crate::reference::{self, TriggerOutcome, tables_of_migrations};
 use crate::rejects::{self, Listing};
-use crate::replay::{self, InputFile, Replay, Show};
+use crate::replay::{self, Replay, Script, Show};
 use crate::serve::{self, App, ConnectionLimits, SqlProgram, SqlTables};
 use crate::shutdown::{self, Shutdown};
 use crate::topics::{self, Outcome};
@@ -81,18 +81,40 @@ pub async fn run(cli: Cli, bars: &MultiProgress) -> Result<()> {
             }
             Ok(())
         }
-        Command::Replay { queries, inputs, keyed_inputs, tables, batch_rows, view, changelog, format } => {
-            let file = |is_keyed: bool| move |(topic, path)| InputFile { topic, path, is_keyed };
-            let inputs = inputs.into_iter().map(file(false));
-            let inputs: Vec<_> = inputs.chain(keyed_inputs.into_iter().map(file(true))).collect();
+        Command::Replay {
+            queries,
+            inputs,
+            tables,
+            batch_rows,
+            views,
+            changelogs,
+            format,
+            expect,
+            strict,
+        } => {
             let (_, files) = queries::load(queries.as_deref())?;
-            let engine = Replay::open(&files, &tables).await?;
-            let show = view.map(Show::View).or(changelog.map(Show::Changelog));
-            let Some(show) = show else {
-                return Err(Error::Config("say what to print: --view NAME or --changelog NAME".into()));
-            };
-            let (mut out, mut errors) = (std::io::stdout(), std::io::stderr());
-            replay::replay(engine, &inputs, batch_rows as usize, &show, format, &mut out, &mut errors).await
+            let (tables, at_start): (Vec<_>, Vec<_>) = tables.into_iter().partition(|table| table.after > 0);
+            let at_start: Vec<_> = at_start.into_iter().map(|table| (table.name, table.path)).collect();
+            let engine = Replay::open(&files, &at_start).await?;
+            let views = views.into_iter().map(Show::View);
+            let shows = views.chain(changelogs.into_iter().map(Show::Changelog)).collect();
+            let inputs = inputs.files()?;
+            let script = Script { inputs, tables, batch_rows: batch_rows as usize, shows, format };
+            replay_files(engine, &script, expect.as_deref(), strict).await
+        }
+        Command::Init { folder, example } => {
+            let written = project::init(&folder, &example)?;
+            written.files.iter().for_each(|file| println!("wrote  {}", file.display()));
+            println!("\nNext:\n  cd {}\n  {}", folder.display(), written.next.join("\n  "));
+            Ok(())
+        }
+        Command::Test { path, queries, update, junit } => {
+            test(&testing::Options { path, queries, update }, junit.as_deref()).await
+        }
+        Command::Dev(options) => {
+            let flags = Flags { queries: Some(options.queries.clone()), ..Flags::default() };
+            let config = Config::load(file, &flags, &options.run)?;
+            project::dev(config, &options, bars, shutdown).await
         }
         // It has run before there was a runtime.
         Command::SqlWorker => Ok(()),
@@ -100,6 +122,40 @@ pub async fn run(cli: Cli, bars: &MultiProgress) -> Result<()> {
             print!("{}", Config::load(file, &flags, &run)?.to_toml());
             Ok(())
         }
+    }
+}
+
+async fn replay_files(engine: Replay, script: &Script, expect: Option<&Path>, strict: bool) -> Result<()> {
+    let (mut out, mut errors) = (std::io::stdout(), std::io::stderr());
+    let replayed = match expect {
+        None => replay::replay(engine, script, &mut out, &mut errors).await?,
+        Some(expected) => {
+            let text = std::fs::read_to_string(expected).map_err(|e| Error::io("reading", expected, e))?;
+            let mut found = Vec::new();
+            let replayed = replay::replay(engine, script, &mut found, &mut errors).await?;
+            if let Some(diff) = replay::differences(&text, &String::from_utf8_lossy(&found)) {
+                print!("{diff}");
+                let reason = "this is expected (-), that came out (+)";
+                return Err(Error::Differs(format!("{}: {reason}", expected.display())));
+            }
+            replayed
+        }
+    };
+    match strict && replayed.told > 0 {
+        true => Err(Error::Differs(format!("--strict: {} lines are told above", replayed.told))),
+        false => Ok(()),
+    }
+}
+
+async fn test(options: &testing::Options, junit: Option<&Path>) -> Result<()> {
+    let known = tables_of_migrations(&election::MIGRATIONS);
+    let outcomes = testing::run(options, known, &mut std::io::stdout()).await?;
+    if let Some(file) = junit {
+        std::fs::write(file, testing::junit(&outcomes)?).map_err(|e| Error::io("writing", file, e))?;
+    }
+    match outcomes.iter().filter(|outcome| outcome.failure.is_some()).count() {
+        0 => Ok(()),
+        failed => Err(Error::Differs(format!("{failed} of {} tests failed", outcomes.len()))),
     }
 }
 
@@ -118,14 +174,14 @@ async fn create_topics(config: &Config) -> Result<()> {
 }
 
 async fn audit(config: Config) -> Result<()> {
-    let (_, files) = queries::load(config.queries.as_deref())?;
-    let catalog = Catalog::parse(&files, &session::continuous().state()).await?;
+    let catalog = Catalog::load(config.queries.as_deref()).await?;
     let checked = Pipeline::open_to_audit(config).await?.audit(&catalog).await?;
     let equal = audit::print(&checked, &mut std::io::stdout())
         .map_err(|source| Error::Io { action: "writing the audit".into(), source })?;
     match checked.iter().find(|checked| checked.differences > 0) {
         Some(first) if !equal => {
-            Err(Error::Differs(format!("{}: {}", first.what, first.first.as_deref().unwrap_or_default())))
+            let example = first.first.as_deref().unwrap_or_default();
+            Err(Error::Differs(format!("the audit has found differences: {}: {example}", first.what)))
         }
         _ => Ok(()),
     }

@@ -78,9 +78,13 @@ pub enum Error {
     )]
     TakenOver(String),
 
-    /// An audit has found differences.
-    #[error("the audit has found differences: {0}")]
+    /// What is there, or came out, is not what it should be: of an audit, a test, or a replay with expectations.
+    #[error("{0}")]
     Differs(String),
+
+    /// A test of a project, or a statement of it, can't be run as it is written.
+    #[error("{0}")]
+    Test(String),
 
     /// Stopped by a signal before the work was done.
     #[error("stopped by a signal before it was done")]

@@ -51,6 +51,9 @@ pub mod pipeline;
 pub mod rejects;
 pub mod replay;
 
+// A project's tests, its first files, and its run on this machine.
+pub mod project;
+
 // HTTP.
 pub mod serve;
 

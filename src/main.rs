@@ -14,8 +14,9 @@ fn main() -> ExitCode {
         return tally::serve::sql_worker();
     }
     let bars = MultiProgress::new();
-    // The demo shows bars.
-    tally::logging::start(matches!(cli.command, Command::Demo(_)), &bars);
+    // The demo shows bars, and `dev` says itself what happens.
+    let quiet = matches!(cli.command, Command::Demo(_) | Command::Dev(_));
+    tally::logging::start(quiet, &bars);
     // Threads are started by the runtime's own thread, the main one: the embedded Postgres ends with it.
     let run = || -> anyhow::Result<()> {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;

@@ -9,9 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::catalog::Catalog;
 use crate::clients;
 use crate::config::Config;
-use crate::engine::session;
 use crate::error::{Error, Result};
-use crate::queries;
 use crate::shutdown::Shutdown;
 use crate::sink::CheckedProducer;
 use crate::source::{Bounds, KafkaSource, RawBatch, Source, Start};
@@ -82,8 +80,7 @@ pub async fn list(
     out: &mut impl Write,
     shutdown: &Shutdown,
 ) -> Result<u64> {
-    let (_, files) = queries::load(config.queries.as_deref())?;
-    let catalog = Catalog::parse(&files, &session::continuous().state()).await?;
+    let catalog = Catalog::load(config.queries.as_deref()).await?;
     let mut topics: Vec<_> = catalog.sources.values().filter_map(|s| s.dead_letter_topic.clone()).collect();
     topics.sort();
     topics.dedup();

@@ -16,10 +16,8 @@ use crate::catalog::{Catalog, TopicUse};
 use crate::clients::{self, CONNECT_TIMEOUT};
 use crate::config::Config;
 use crate::describe::{Description, Question, describe, only_broker};
-use crate::engine::session;
 use crate::epoch_log;
 use crate::error::{Error, Result};
-use crate::queries;
 
 /// A topic that was created a moment ago may not be known everywhere.
 const UNKNOWN_PATIENCE: Duration = Duration::from_secs(3);
@@ -45,9 +43,7 @@ pub struct Checked {
 
 /// Every topic that the configured `queries/` name, and `others`, which are read.
 pub async fn needed(config: &Config, others: &[&str]) -> Result<BTreeMap<String, TopicUse>> {
-    let (_, files) = queries::load(config.queries.as_deref())?;
-    let catalog = Catalog::parse(&files, &session::continuous().state()).await?;
-    let mut topics = catalog.topics();
+    let mut topics = Catalog::load(config.queries.as_deref()).await?.topics();
     topics.insert(epoch_log::topic(&config.engine_id), TopicUse::EpochLog);
     topics.extend(others.iter().map(|topic| (topic.to_string(), TopicUse::Source)));
     Ok(topics)

@@ -9,7 +9,8 @@ mod text;
 mod view;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use arrow::compute::kernels::cast_utils::parse_interval_month_day_nano;
 use arrow::datatypes::SchemaRef;
@@ -25,8 +26,9 @@ pub use self::rule::{Rule, RuleKind};
 pub use self::source::{EVENT_TIME_YEARS, Format, OnConflict, SourceDef, Start, TimestampFormat};
 use self::source::{schema, source};
 pub use self::view::{Hold, Mode, ViewDef};
+use crate::engine::session;
 use crate::error::{Error, Result};
-use crate::queries::QueryFile;
+use crate::queries::{self, QueryFile};
 
 /// Nanoseconds of a millisecond.
 pub const MILLISECOND: i64 = 1_000_000;
@@ -40,6 +42,8 @@ pub struct TableDef {
     pub place: Place,
     /// Its columns.
     pub schema: SchemaRef,
+    /// A file that may have its rows, as the declaration names it.
+    pub location: PathBuf,
 }
 
 /// What a topic is for.
@@ -72,6 +76,13 @@ pub struct Catalog {
 }
 
 impl Catalog {
+    /// All that the `.sql` files of a folder declare; without one, those of `queries/` here or the built-in ones
+    /// (`queries::load`).
+    pub async fn load(folder: Option<&Path>) -> Result<Catalog> {
+        let (_, files) = queries::load(folder)?;
+        Catalog::parse(&files, &session::continuous().state()).await
+    }
+
     /// Parses every file; the error is that of all statements that can't be used. `session` is used to turn SQL
     /// types into Arrow types only.
     pub async fn parse(files: &[QueryFile], session: &SessionState) -> Result<Catalog> {
@@ -106,6 +117,11 @@ impl Catalog {
         views.chain(letters.map(|topic| (topic, TopicUse::DeadLetters))).chain(sources).collect()
     }
 
+    /// The columns of the declared reference tables, by table.
+    pub fn table_schemas(&self) -> BTreeMap<String, SchemaRef> {
+        self.tables.iter().map(|(name, table)| (name.clone(), Arc::clone(&table.schema))).collect()
+    }
+
     /// The tables and columns that foreign keys refer to.
     pub fn foreign_keys(&self) -> Vec<(String, Vec<String>)> {
         let rules = self.sources.values().flat_map(|source| &source.rules);
@@ -131,7 +147,8 @@ impl Catalog {
                     let name = bare_name(&table.name, &place)?;
                     let schema = schema(&table, session, &place).await?;
                     self.unique(&name, &place)?;
-                    self.tables.insert(name.clone(), TableDef { name, place, schema });
+                    let location = table.locations.first().map(PathBuf::from).unwrap_or_default();
+                    self.tables.insert(name.clone(), TableDef { name, place, schema, location });
                     return Ok(());
                 }
                 let source = source(place, table, session).await?;

@@ -18,9 +18,7 @@ use super::places::Leanings;
 use super::{VOTERS_TOPIC, VOTES_TOPIC};
 use crate::catalog::{Catalog, SourceDef};
 use crate::config::Config;
-use crate::engine::session;
 use crate::error::{Error, Result};
-use crate::queries;
 use crate::shutdown::Shutdown;
 use crate::source::{Bounds, KafkaSource, RawBatch, Source, Start};
 
@@ -171,8 +169,7 @@ async fn vote_alone(
 
 /// Whether the queries say that a voter's later vote replaces the earlier one.
 async fn last_vote_counts(config: &Config) -> Result<bool> {
-    let (_, files) = queries::load(config.queries.as_deref())?;
-    let catalog = Catalog::parse(&files, &session::continuous().state()).await?;
+    let catalog = Catalog::load(config.queries.as_deref()).await?;
     let of_votes = |source: &&SourceDef| source.topic == VOTES_TOPIC;
     Ok(catalog.sources.values().find(of_votes).is_some_and(SourceDef::retracts))
 }

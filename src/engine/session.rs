@@ -3,13 +3,18 @@
 
 use std::sync::Arc;
 
+use datafusion::common::TableReference;
+use datafusion::datasource::ViewTable;
+use datafusion::error::Result;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::session_state::SessionStateBuilder;
+use datafusion::logical_expr::LogicalPlan;
 use datafusion::optimizer::Optimizer;
 use datafusion::prelude::{SessionConfig, SessionContext};
 
+use super::exact;
 use super::types::MapTypes;
-use super::{exact, windows};
+use super::windows::{self, Sessions};
 
 /// Schema of the bare names: sources, views, and the reference tables that nothing else is named like.
 pub const PUBLIC: &str = "public";
@@ -54,6 +59,40 @@ pub fn batch(config: SessionConfig) -> SessionContext {
 /// The same with an environment of its own, which limits what queries may use.
 pub fn batch_within(config: SessionConfig, environment: Arc<RuntimeEnv>) -> SessionContext {
     build(builder(config).with_runtime_env(environment))
+}
+
+/// The plan of a query over all rows at once.
+pub async fn plan(session: &SessionContext, query: &str) -> Result<LogicalPlan> {
+    let state = session.state();
+    let dialect = state.config_options().sql_parser.dialect;
+    let mut statement = state.sql_to_statement(query, &dialect)?;
+    windows::rewrite(&mut statement, Sessions::Batch)?;
+    state.statement_to_plan(statement).await
+}
+
+/// Registers views that are only names for queries, which may read each other in any order. One that can't be planned
+/// is left out.
+pub async fn register_plain_views(session: &SessionContext, views: &[(String, String)]) -> Result<()> {
+    let mut waiting: Vec<&(String, String)> = views.iter().collect();
+    loop {
+        let before = waiting.len();
+        let mut still = Vec::new();
+        for view in waiting {
+            let (name, query) = view;
+            match plan(session, query).await {
+                Ok(plan) => {
+                    let view = ViewTable::new(plan, Some(query.clone()));
+                    session.register_table(TableReference::bare(name.as_str()), Arc::new(view))?;
+                }
+                // It may read another one.
+                Err(_) => still.push(view),
+            }
+        }
+        if still.is_empty() || still.len() == before {
+            return Ok(());
+        }
+        waiting = still;
+    }
 }
 
 fn builder(config: SessionConfig) -> SessionStateBuilder {

@@ -22,6 +22,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use self::log::{Log, take_over};
+pub use self::open::{plan, reads_postgres};
 
 use arrow::array::RecordBatch;
 use datafusion::catalog::TableProvider;

@@ -151,13 +151,26 @@ impl Pipeline {
     }
 }
 
+/// Whether a query or a rule reads a table of Postgres.
+pub fn reads_postgres(catalog: &Catalog) -> Result<bool> {
+    let declared = !catalog.tables.is_empty() || !catalog.foreign_keys().is_empty();
+    Ok(declared || reads_other_tables(catalog)?)
+}
+
+/// Plans the views as [`Pipeline::open`] does, over the tables that Postgres has, and runs nothing.
+pub async fn plan(config: &Config) -> Result<Engine> {
+    let catalog = Catalog::load(config.queries.as_deref()).await?;
+    let (_, defs, _) = tables(&Arc::new(config.clone()), &catalog).await?;
+    let schemas: Vec<_> = defs.iter().map(|def| (def.name.clone(), def.schema.clone())).collect();
+    Engine::plan(&catalog, &schemas).await
+}
+
 /// The reference tables and where they are. Without a query or rule that reads one, Postgres is left alone.
 async fn tables(
     config: &Arc<Config>,
     catalog: &Catalog,
 ) -> Result<(Arc<dyn ReferenceStore>, Vec<TableDef>, Restricted)> {
-    let needed = !catalog.tables.is_empty() || !catalog.foreign_keys().is_empty();
-    if !needed && !reads_other_tables(catalog)? {
+    if !reads_postgres(catalog)? {
         return Ok((Arc::new(NoStore), Vec::new(), Vec::new()));
     }
     let pool = clients::postgres(config).await?;

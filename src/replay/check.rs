@@ -84,10 +84,8 @@ pub async fn check(
     let catalog = Catalog::parse(files, &planning).await?;
     let mut schemas: BTreeMap<String, SchemaRef> =
         known.iter().map(|table| (table.name.clone(), Arc::clone(&table.schema))).collect();
-    for table in catalog.tables.values() {
-        schemas.insert(table.name.clone(), Arc::clone(&table.schema));
-    }
-    for table in read_tables(&catalog, tables)? {
+    schemas.extend(catalog.table_schemas());
+    for table in read_tables(&catalog.table_schemas(), tables)? {
         schemas.insert(table.name, table.schema);
     }
     let engine = Engine::plan(&catalog, &schemas.into_iter().collect::<Vec<_>>()).await?;

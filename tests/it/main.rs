@@ -7,5 +7,6 @@ mod election;
 mod embedded;
 mod exactly_once;
 mod kafka;
+mod project;
 mod real;
 mod replay;

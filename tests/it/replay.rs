@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use tally::queries;
-use tally::replay::{Format, InputFile, Replay, Show, replay};
+use tally::replay::{Format, InputFile, Replay, Script, Show, replay};
 use tally::{election, reference};
 
 /// What is printed for a folder of `tests/golden`, and what is said of lines that are not counted.
@@ -18,7 +18,9 @@ async fn run(folder: &str, inputs: &[&str], tables: &[&str], size: usize, show: 
     let (mut out, mut errors) = (Vec::new(), Vec::new());
     let of_lines = |(topic, path)| InputFile { topic, path, is_keyed: false };
     let inputs: Vec<_> = named(inputs, "ndjson").into_iter().map(of_lines).collect();
-    replay(engine, &inputs, size, show, Format::Table, &mut out, &mut errors).await.unwrap();
+    let shows = vec![show.clone()];
+    let script = Script { inputs, tables: Vec::new(), batch_rows: size, shows, format: Format::Table };
+    replay(engine, &script, &mut out, &mut errors).await.unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap().replace(dir.to_str().unwrap(), ".");
     (text(out), text(errors))
 }

@@ -1,19 +1,13 @@
 //! Rows as texts, and how two sets of them compare: as sets, and in order. Floats are the same to the last digit; which
 //! zero stands for both in a key is nobody's promise.
 
-use arrow::array::{Array, RecordBatch};
-use arrow::util::display::{ArrayFormatter, FormatOptions};
+use arrow::array::RecordBatch;
+
+use crate::project::testing;
 
 /// Each row as the texts of its values.
 pub fn cells(batch: &RecordBatch) -> Vec<Vec<String>> {
-    let options = FormatOptions::new().with_null("NULL");
-    let columns: Vec<_> =
-        batch.columns().iter().map(|column| ArrayFormatter::try_new(column, &options).unwrap()).collect();
-    let cell = |row: usize, column: usize| match batch.column(column).is_null(row) {
-        true => "NULL".to_string(),
-        false => columns[column].value(row).to_string(),
-    };
-    (0..batch.num_rows()).map(|row| (0..columns.len()).map(|column| cell(row, column)).collect()).collect()
+    testing::cells(batch).unwrap()
 }
 
 /// The rows of all batches, sorted, so that sets of rows compare.

@@ -1,17 +1,14 @@
 //! Runs `tests/sql/*.slt` on an engine and its oracle; each `INSERT`, `UPDATE` and `DELETE` is a micro-batch.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use arrow::compute::concat_batches;
-use datafusion::datasource::MemTable;
 
 use super::Pair;
 use super::rows::cells;
 use super::statements;
-use crate::engine::session;
 use crate::error::{Error, Result};
+use crate::project::testing::{inserted, is_insert};
 
 /// The database that sqllogictest talks to.
 struct Database(Pair);
@@ -27,15 +24,9 @@ impl sqllogictest::AsyncDB for Database {
         match word(0).as_str() {
             "create" => self.0.declare(sql).await?,
             "insert" => {
-                let table = word(2);
+                let table = is_insert(sql)?.unwrap_or_default();
                 let schema = self.0.schema(&table).unwrap_or_else(|| panic!("{table} is not declared"));
-                // Values are read as the table's types by DataFusion's own INSERT.
-                let session = session::batch(session::base_config());
-                let empty = MemTable::try_new(schema, vec![vec![]]).unwrap();
-                session.register_table(table.as_str(), Arc::new(empty))?;
-                session.sql(sql).await?.collect().await?;
-                let rows = session.table(table.as_str()).await?.collect().await?;
-                let rows = concat_batches(&self.0.schema(&table).unwrap(), &rows)?;
+                let rows = inserted(sql, schema).await?;
                 self.0.insert(&table, rows).await;
                 self.0.check().await;
             }

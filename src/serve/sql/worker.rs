@@ -17,14 +17,13 @@ use async_trait::async_trait;
 use axum::http::StatusCode;
 use datafusion::catalog::{MemorySchemaProvider, SchemaProvider, Session, TableProvider};
 use datafusion::common::{TableReference, project_schema};
-use datafusion::datasource::ViewTable;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::context::SQLOptions;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::{GreedyMemoryPool, MemoryConsumer};
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::logical_expr::{Expr, LogicalPlan, TableType};
+use datafusion::logical_expr::{Expr, TableType};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
@@ -299,33 +298,9 @@ impl Query {
                 RemoteTable { server: Arc::clone(&self.server), position, schema: Arc::clone(&table.schema) };
             context.register_table(name, Arc::new(table))?;
         }
-        self.register_plain_views(&context).await?;
+        // A view that reads what the caller may not see can't be planned: to the caller there is none.
+        session::register_plain_views(&context, &self.request.plain_views).await?;
         Ok(context)
-    }
-
-    /// Views that are names for queries. One that reads what the caller may not see can't be planned: to the
-    /// caller there is none.
-    async fn register_plain_views(&self, context: &SessionContext) -> Result<()> {
-        let mut waiting: Vec<&(String, String)> = self.request.plain_views.iter().collect();
-        loop {
-            let before = waiting.len();
-            let mut still = Vec::new();
-            for view in waiting {
-                let (name, query) = view;
-                match plan_of(context, query).await {
-                    Ok(plan) => {
-                        let view = ViewTable::new(plan, Some(query.clone()));
-                        context.register_table(TableReference::bare(name.as_str()), Arc::new(view))?;
-                    }
-                    // It may read another one.
-                    Err(_) => still.push(view),
-                }
-            }
-            if still.is_empty() || still.len() == before {
-                return Ok(());
-            }
-            waiting = still;
-        }
     }
 
     /// Says what is missing, where planning would say that there is no such table.
@@ -371,14 +346,6 @@ impl Query {
         }
         Ok((batches, false))
     }
-}
-
-async fn plan_of(context: &SessionContext, query: &str) -> Result<LogicalPlan> {
-    let state = context.state();
-    let dialect = state.config_options().sql_parser.dialect;
-    let mut statement = state.sql_to_statement(query, &dialect)?;
-    windows::rewrite(&mut statement, Sessions::Batch)?;
-    state.statement_to_plan(statement).await
 }
 
 /// A query, its plan, or a list of what there is. The plan is checked again later; this says it in the user's words.
