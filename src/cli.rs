@@ -70,7 +70,7 @@ pub enum Command {
         #[command(flatten)]
         voting: Voting,
         /// Votes per second; 0: as fast as it goes
-        #[arg(long, default_value_t = 0.0, value_name = "VOTES/S", value_parser = rate)]
+        #[arg(long, default_value_t = 0.0, value_name = "VOTES/S", allow_negative_numbers = true, value_parser = rate)]
         rate: f64,
         /// Makes a run repeatable
         #[arg(long, default_value_t = 1)]
@@ -267,7 +267,7 @@ pub struct Dev {
     #[command(flatten)]
     pub inputs: Inputs,
     /// Messages of each input in a second [default: as fast as it goes]
-    #[arg(long, value_name = "LINES/S", value_parser = rate)]
+    #[arg(long, value_name = "LINES/S", allow_negative_numbers = true, value_parser = rate)]
     pub rate: Option<f64>,
     /// Feed the inputs again and again
     #[arg(long = "loop")]
@@ -300,7 +300,7 @@ pub struct Demo {
     #[arg(long, default_value = "5m", value_name = "TIME", value_parser = night)]
     pub night: Duration,
     /// Instead, votes from everywhere, so many a second; 0: as fast as it goes
-    #[arg(long, value_name = "VOTES/S", conflicts_with = "night", value_parser = rate)]
+    #[arg(long, value_name = "VOTES/S", conflicts_with = "night", allow_negative_numbers = true, value_parser = rate)]
     pub rate: Option<f64>,
     /// Directory of the .sql files [default: ./queries if it exists, else those built in]
     #[arg(long, value_name = "DIR")]
@@ -444,7 +444,7 @@ fn table_file(text: &str) -> Result<TableFile, String> {
 fn named_file(text: &str) -> Result<(String, PathBuf), String> {
     match text.split_once('=') {
         Some((name, file)) if !name.is_empty() && !file.is_empty() => Ok((name.into(), file.into())),
-        _ => Err("NAME=FILE, such as candidates=candidates.csv".into()),
+        _ => Err("NAME=FILE, such as orders=data/orders.ndjson".into()),
     }
 }
 

@@ -142,7 +142,10 @@ async fn replay_files(engine: Replay, script: &Script, expect: Option<&Path>, st
         }
     };
     match strict && replayed.told > 0 {
-        true => Err(Error::Differs(format!("--strict: {} lines are told above", replayed.told))),
+        true => Err(Error::Differs(format!(
+            "--strict: {} times a line was rejected, late or left out of a view, as told above",
+            replayed.told
+        ))),
         false => Ok(()),
     }
 }

@@ -1,4 +1,4 @@
-//! What `demo` and the tests start themselves, so that nothing need be installed: a Kafka broker in this
+//! What `demo`, `dev` and the tests start themselves, so that nothing need be installed: a Kafka broker in this
 //! process and a private Postgres beside it. Knows nothing of queries or elections.
 
 mod account;

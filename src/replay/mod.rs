@@ -133,6 +133,11 @@ impl Replay {
         &self.executor.ingests()[position].def
     }
 
+    /// Whether a view or a rule reads a reference table.
+    pub fn reads_table(&self, name: &str) -> bool {
+        self.executor.references().get(name).is_some()
+    }
+
     /// Columns of the reference tables.
     pub fn table_schemas(&self) -> &BTreeMap<String, SchemaRef> {
         &self.schemas

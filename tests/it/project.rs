@@ -54,6 +54,17 @@ fn every_example_passes_its_tests() {
 }
 
 #[test]
+fn the_files_of_tests_sql_hold_where_their_rows_are_messages_too() {
+    let folder = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(repository().join("tests/sql")).unwrap() {
+        let file = entry.unwrap().path();
+        std::fs::copy(&file, folder.path().join(file.file_name().unwrap())).unwrap();
+    }
+    let (code, said, errors) = run(folder.path(), &["test"]);
+    assert_eq!(code, 0, "{said}{errors}");
+}
+
+#[test]
 fn a_fresh_project_passes_its_tests_and_its_check() {
     for example in ["shop", "clicks", "sensors", "cdc"] {
         let folder = project(example);
@@ -149,7 +160,8 @@ fn stream() -> tempfile::TempDir {
 #[test]
 fn replay_reads_standard_input_prints_several_views_and_changes_tables_meanwhile() {
     let folder = stream();
-    let arguments = ["replay", "--input", "orders=-", "--table", "customers@2=later.csv", "--view", "countries"];
+    let arguments =
+        ["replay", "--input", "orders=-", "--table", "customers@2=later.csv", "--view", "countries"];
     let mut command = tally(folder.path(), &arguments);
     command.args(["--view", "total", "--format", "json"]).stdin(Stdio::piped());
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -295,9 +307,7 @@ async fn dev_starts_a_postgres_where_a_table_is_named_and_fills_it() {
     let mut dev = Dev::start(&mine, &["--input", "readings=data/readings.ndjson"]);
     dev.wait_for("postgres  ");
     dev.wait_for("stations: 3 rows of data/stations.csv");
-    let seen = |station: &str, readings: u64, newest: &str| {
-        serde_json::json!({"station": station, "readings": readings, "newest": newest})
-    };
+    let seen = |station: &str, readings: u64, newest: &str| serde_json::json!({"station": station, "readings": readings, "newest": newest});
     let rows = Value::Array(vec![
         seen("s1", 3, "2026-03-02T09:02:05Z"),
         seen("s2", 3, "2026-03-02T09:02:40Z"),

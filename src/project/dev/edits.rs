@@ -8,7 +8,7 @@ use crate::queries::{self, QueryFile};
 const POLL: Duration = Duration::from_millis(300);
 
 /// What the files of a folder are, or why they can't be read.
-type Found = Result<Vec<(PathBuf, String)>, String>;
+pub type Found = Result<Vec<(PathBuf, String)>, String>;
 
 /// A folder that is looked at again and again.
 pub struct Edits {
@@ -20,6 +20,11 @@ impl Edits {
     /// Of a folder as it is now.
     pub fn of(folder: &Path) -> Edits {
         Edits { folder: folder.into(), told: look(folder) }
+    }
+
+    /// The folder as it was told last.
+    pub fn told(&self) -> &Found {
+        &self.told
     }
 
     /// Waits for an edit, and until the files stay as they are: an editor may write several, or in parts.

@@ -41,6 +41,11 @@ impl Feed {
         Ok(Feed { inputs, rate: options.rate.filter(|rate| *rate > 0.0), repeat: options.repeat })
     }
 
+    /// An error if there is an input whose topic no source reads.
+    pub fn check(&self, catalog: &Catalog) -> Result<()> {
+        self.inputs.iter().try_for_each(|input| source_of(catalog, &input.topic).map(|_| ()))
+    }
+
     /// Starts feeding, each input in a thread of its own.
     ///
     /// # Errors

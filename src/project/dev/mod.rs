@@ -13,7 +13,7 @@ use std::pin::Pin;
 use indicatif::MultiProgress;
 use tokio::net::TcpListener;
 
-use self::edits::Edits;
+use self::edits::{Edits, Found};
 use self::feed::Feed;
 use self::servers::Servers;
 use crate::catalog::Catalog;
@@ -25,8 +25,20 @@ use crate::pipeline::Pipeline;
 use crate::serve::{self, SqlProgram};
 use crate::shutdown::Shutdown;
 
-/// A version of the project that runs; ready when it has ended.
-type Version<'a> = Pin<Box<dyn Future<Output = Result<()>> + 'a>>;
+/// A version of the project that runs.
+struct Running {
+    files: Found,
+    stop: Shutdown,
+    /// Ready when it has ended.
+    version: Pin<Box<dyn Future<Output = Result<()>>>>,
+}
+
+impl Running {
+    async fn end(self) -> Result<()> {
+        self.stop.cancel();
+        self.version.await
+    }
+}
 
 /// Runs a project until `shutdown`; then stops its servers and removes their files.
 pub async fn dev(mut config: Config, options: &Dev, bars: &MultiProgress, shutdown: Shutdown) -> Result<()> {
@@ -37,6 +49,10 @@ pub async fn dev(mut config: Config, options: &Dev, bars: &MultiProgress, shutdo
         )));
     }
     let feed = Feed::open(options)?;
+    // What can't be planned is told later, and may be mended while we run; a wrong flag can't.
+    if let Ok(catalog) = Catalog::load(Some(&options.queries)).await {
+        feed.check(&catalog)?;
+    }
     let (listener, address) = serve::bind(&config.listen).await?;
     let mut servers = Servers::start(options)?;
     config.kafka = BTreeMap::from([("bootstrap.servers".into(), servers.bootstrap_servers())]);
@@ -71,20 +87,20 @@ impl Project<'_> {
     /// Runs the newest version that can be planned, whatever becomes of the folder.
     async fn follow(&mut self, servers: &mut Servers, mut edits: Edits) -> Result<()> {
         let shutdown = self.shutdown.clone();
-        let mut running: Option<(Shutdown, Version)> = None;
-        let mut is_first = true;
+        let mut running: Option<Running> = None;
         loop {
+            let files = edits.told().clone();
             match servers.prepare(&mut self.config, self.bars).await {
-                Ok(catalog) => {
-                    if let Some((stop, version)) = running.take() {
-                        stop.cancel();
-                        version.await?;
-                    }
-                    running = self.started(&catalog, is_first).await?;
-                    is_first = false;
+                Ok(_) if running.as_ref().is_some_and(|running| running.files == files) => {
+                    say(self.bars, "\nThe queries are again those that run.");
                 }
-                // What is fed must fit: an edit of the folder would not mend a flag.
-                Err(error @ Error::Config(_)) if is_first => return Err(error),
+                Ok(catalog) => {
+                    let is_first = self.feed.is_some();
+                    if let Some(running) = running.take() {
+                        running.end().await?;
+                    }
+                    running = self.start(&catalog, files, is_first).await?;
+                }
                 Err(error) => {
                     let then = match running {
                         Some(_) => "The version before goes on.",
@@ -95,7 +111,7 @@ impl Project<'_> {
             }
             let ended = async {
                 match &mut running {
-                    Some((_, version)) => version.await,
+                    Some(running) => (&mut running.version).await,
                     None => std::future::pending().await,
                 }
             };
@@ -103,22 +119,17 @@ impl Project<'_> {
                 result = ended => return result,
                 () = edits.next() => {}
                 () = shutdown.cancelled() => {
-                    if let Some((stop, version)) = running.take() {
-                        stop.cancel();
-                        version.await?;
-                    }
-                    return Ok(());
+                    return match running.take() {
+                        Some(running) => running.end().await,
+                        None => Ok(()),
+                    };
                 }
             }
         }
     }
 
     /// Starts what the folder says now; none if it can't be opened, which is told.
-    async fn started(
-        &mut self,
-        catalog: &Catalog,
-        is_first: bool,
-    ) -> Result<Option<(Shutdown, Version<'static>)>> {
+    async fn start(&mut self, catalog: &Catalog, files: Found, is_first: bool) -> Result<Option<Running>> {
         let pipeline = match Pipeline::open(self.config.clone()).await {
             // Sources that have changed: which rows would have counted is not known.
             Err(Error::Log(_)) => Pipeline::rebuild(self.config.clone()).await,
@@ -131,8 +142,10 @@ impl Project<'_> {
                 return Ok(None);
             }
         };
+        let number =
+            |number: usize, what: &str| format!("{number} {what}{}", if number == 1 { "" } else { "s" });
         let views = catalog.views.values().filter(|view| view.materialized).count();
-        let found = format!("{views} views over {} sources", catalog.sources.len());
+        let found = format!("{} over {}", number(views, "view"), number(catalog.sources.len(), "source"));
         say(
             self.bars,
             &match is_first {
@@ -150,6 +163,6 @@ impl Project<'_> {
         let until = stop.clone();
         let version =
             async move { run_engine(pipeline, &config, listener, token, SqlProgram::own(), until).await };
-        Ok(Some((stop, Box::pin(version))))
+        Ok(Some(Running { files, stop, version: Box::pin(version) }))
     }
 }

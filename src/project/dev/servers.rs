@@ -63,7 +63,7 @@ impl Servers {
     /// Makes all that the queries name, and plans them.
     ///
     /// # Errors
-    /// If they can't be planned. [`Error::Config`]: a flag does not fit them.
+    /// If they can't be planned, or do not read what is fed.
     pub async fn prepare(&mut self, config: &mut Config, bars: &MultiProgress) -> Result<Catalog> {
         let catalog = Catalog::load(config.queries.as_deref()).await?;
         for (topic, _) in &self.inputs {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use arrow::array::{RecordBatch, StringArray};
+use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::datasource::MemTable;
@@ -64,6 +64,8 @@ pub struct DeadLetter {
     pub message: i64,
     /// The rule that it broke; `json`, `late` and `error(view)` too.
     pub rule: String,
+    /// The view, if only that left it out.
+    pub view: Option<String>,
     /// Why, for a person.
     pub reason: String,
     /// What it said.
@@ -130,14 +132,21 @@ impl Bench {
         let source = self.source(name).map(|source| Arc::clone(&source.schema));
         let found = source.or_else(|| self.state.replay.table_schemas().get(name).cloned());
         found.ok_or_else(|| {
-            let sources = self.state.catalog.sources.keys();
-            let known: Vec<_> =
-                sources.chain(self.state.replay.table_schemas().keys()).map(String::as_str).collect();
-            Error::Test(format!(
-                "there is no source or reference table `{name}`; there are {}",
-                known.join(", ")
-            ))
+            let known = self.tables().map(String::as_str).collect::<Vec<_>>().join(", ");
+            Error::Test(format!("there is no source or reference table `{name}`; there are {known}"))
         })
+    }
+
+    /// The sources and the declared reference tables.
+    fn tables(&self) -> impl Iterator<Item = &String> {
+        let Catalog { sources, tables, .. } = &self.state.catalog;
+        sources.keys().chain(tables.keys())
+    }
+
+    /// What a query can read, less the tables that nobody declares.
+    pub fn names(&self) -> Vec<&str> {
+        let names = self.state.catalog.views.keys().chain(self.tables()).map(String::as_str);
+        names.chain([DEAD_LETTERS]).collect()
     }
 
     /// The rows of a reference table.
@@ -153,14 +162,15 @@ impl Bench {
     /// What `dead_letters` shows.
     pub fn letter_rows(&self) -> Result<RecordBatch> {
         let letters = &self.state.letters;
-        let texts = |of: fn(&DeadLetter) -> &String| {
-            Arc::new(StringArray::from_iter_values(letters.iter().map(of))) as _
+        let texts = |of: fn(&DeadLetter) -> &String| -> ArrayRef {
+            Arc::new(StringArray::from_iter_values(letters.iter().map(of)))
         };
-        let names = ["source", "rule", "reason", "payload"];
-        let fields = names.map(|name| Field::new(name, DataType::Utf8, false)).to_vec();
-        let columns = vec![
+        let names = ["source", "rule", "view", "reason", "payload"];
+        let fields = names.map(|name| Field::new(name, DataType::Utf8, true)).to_vec();
+        let columns: Vec<ArrayRef> = vec![
             texts(|letter| &letter.source),
             texts(|letter| &letter.rule),
+            Arc::new(letters.iter().map(|letter| letter.view.as_deref()).collect::<StringArray>()),
             texts(|letter| &letter.reason),
             texts(|letter| &letter.payload),
         ];
@@ -277,6 +287,7 @@ impl State {
                 source: source.clone(),
                 message: message.offset,
                 rule: reject.rule.clone(),
+                view: reject.view.clone(),
                 reason: reject.reason.clone(),
                 payload: String::from_utf8_lossy(message.payload.unwrap_or_default()).into_owned(),
             });

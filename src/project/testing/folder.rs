@@ -32,7 +32,8 @@ const CHANGES: &str = ".changes";
 
 /// Runs a folder; `update`: writes what comes out into it.
 pub async fn run(project: &Project, path: &Path, update: bool) -> Result<Ran> {
-    let given = entries(&path.join(GIVEN))?.into_iter().map(Given::of).collect::<Result<Vec<_>>>()?;
+    let mut given = entries(&path.join(GIVEN))?.into_iter().map(Given::of).collect::<Result<Vec<_>>>()?;
+    given.sort_by_key(|given| given.number);
     if given.is_empty() {
         return Err(Error::Test(format!("{} has no file", path.join(GIVEN).display())));
     }
@@ -42,6 +43,7 @@ pub async fn run(project: &Project, path: &Path, update: bool) -> Result<Ran> {
     for table in &project.known {
         declared.entry(table.name.clone()).or_insert_with(|| Arc::clone(&table.schema));
     }
+    let known = declared.clone();
     let (of_sources, of_tables): (Vec<_>, Vec<_>) =
         given.into_iter().partition(|given| is_source(&given.name));
     let mut tables: Vec<TableRows> = Vec::new();
@@ -58,9 +60,19 @@ pub async fn run(project: &Project, path: &Path, update: bool) -> Result<Ran> {
             steps.push(Step::Table { number: given.number, name: given.name, rows });
         }
     }
+    let undeclared: Vec<_> =
+        tables.iter().map(|t| t.name.clone()).filter(|name| !known.contains_key(name)).collect();
     steps.sort_by_key(Step::number);
     let mut expected = expected_files(path)?;
     let (bench, first) = Bench::new(project, tables).await?;
+    if let Some(name) = undeclared.iter().find(|name| !bench.replay().reads_table(name)) {
+        let topics: Vec<_> = catalog.sources.values().map(|def| def.topic.as_str()).collect();
+        return Err(Error::Test(format!(
+            "{}: `{name}` is no topic of a source, nor a table that a view reads; the topics are {}",
+            path.join(GIVEN).display(),
+            topics.join(", ")
+        )));
+    }
     if update && expected.is_empty() {
         let folder = path.join(EXPECTED);
         let of_view = |name: &String| Expected::of(folder.join(format!("{name}.csv")));

@@ -11,7 +11,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
 use crate::catalog::{Format, OnConflict, SourceDef, TimestampFormat};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::sink;
 use crate::source::{MessageRef, RawBatch};
 
@@ -39,12 +39,6 @@ pub fn messages(
     after: &RecordBatch,
     offset: i64,
 ) -> Result<RawBatch> {
-    if before.num_rows() > 0 && !source.retracts() {
-        return Err(Error::Test(format!(
-            "{} takes no rows back: that needs 'on_conflict' 'replace' or 'format' 'debezium-json'",
-            source.name
-        )));
-    }
     let key = source.primary_key().unwrap_or_default();
     let (old, new) = (spelled(source, before)?, spelled(source, after)?);
     let (old_keys, new_keys) = (sink::keys(&old, key)?, sink::keys(&new, key)?);

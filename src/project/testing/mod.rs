@@ -109,6 +109,9 @@ fn find(path: &Path) -> Result<Vec<PathBuf>> {
     if is_slt(path) || is_folder(path) {
         return Ok(vec![path.into()]);
     }
+    if !path.exists() {
+        return Err(Error::Test(format!("there is no file or folder {}", path.display())));
+    }
     let of_project = path.join(TESTS_DIR);
     let root = if of_project.is_dir() { &of_project } else { path };
     let mut tests = Vec::new();

@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::sync::Mutex;
 
+use datafusion::execution::context::SQLOptions;
+use datafusion::prelude::SessionContext;
 use sqllogictest::{
     AsyncDB, DBOutput, DefaultColumnType, Injected, MakeConnection, Record, Runner, TestError, TestErrorKind,
     default_column_validator, default_normalizer, default_validator, update_record_with_output,
@@ -147,6 +149,12 @@ impl Database {
             self.0.set_table(&edit.table, vec![rows]).await?;
             return Ok(());
         };
+        if !source.retracts() {
+            return Err(Error::Test(format!(
+                "{} takes no rows back: that needs 'on_conflict' 'replace' or 'format' 'debezium-json'",
+                source.name
+            )));
+        }
         let only_new = tells_only_new(source);
         let (before, after) = edit.touched(&session, &schema).await?;
         match only_new && after.num_rows() > 0 {
@@ -174,14 +182,35 @@ impl Database {
         }
     }
 
+    /// An error for a name that a query can't read, in other words than the planner's.
+    fn check_names(&self, session: &SessionContext, sql: &str) -> Result<()> {
+        let state = session.state();
+        let statement = state.sql_to_statement(sql, &state.config_options().sql_parser.dialect)?;
+        for name in state.resolve_table_references(&statement)? {
+            let table = name.table();
+            if let Some(failure) = self.0.replay().failures().into_iter().find(|f| f.view == table) {
+                return Err(Error::Test(format!("view {table} has failed: {}", failure.reason)));
+            }
+            if name.schema().is_none()
+                && !session.table_exist(table)?
+                && state.table_functions().get(table).is_none()
+            {
+                let known = self.0.names().join(", ");
+                return Err(Error::Test(format!(
+                    "there is no view, source or table `{table}`; there are {known}"
+                )));
+            }
+        }
+        Ok(())
+    }
+
     async fn query(&mut self, sql: &str) -> Result<DBOutput<DefaultColumnType>> {
         let session = self.0.session().await?;
-        let failed = |reason: String| {
-            let failures = self.0.replay().failures();
-            let views = failures.iter().map(|f| format!("view {} has failed: {}", f.view, f.reason));
-            Error::Test([reason].into_iter().chain(views).collect::<Vec<_>>().join("; "))
-        };
-        let plan = session::plan(&session, sql).await.map_err(|e| failed(e.strip_backtrace()))?;
+        self.check_names(&session, sql)?;
+        let plan = session::plan(&session, sql).await?;
+        let only_queries =
+            SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
+        only_queries.verify_plan(&plan)?;
         let batches = session.execute_logical_plan(plan).await?.collect().await?;
         let mut found = Vec::new();
         for batch in &batches {
