@@ -269,7 +269,7 @@ pub struct Dev {
     /// Messages of each input in a second [default: as fast as it goes]
     #[arg(long, value_name = "LINES/S", allow_negative_numbers = true, value_parser = rate)]
     pub rate: Option<f64>,
-    /// Feed the inputs again and again
+    /// Feed the inputs again and again, with the same times and keys: behind a watermark they come late
     #[arg(long = "loop")]
     pub repeat: bool,
     /// Rows of a Postgres table, from .csv with a header or .ndjson; may be repeated [default: the LOCATION of its

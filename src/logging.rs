@@ -6,9 +6,10 @@ use indicatif::MultiProgress;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
-/// Starts logging; `quiet`: warnings only, unless RUST_LOG says otherwise.
+/// Starts logging; `quiet`: warnings only, and of a request that fails the reason but not that it did, unless RUST_LOG
+/// says otherwise.
 pub fn start(quiet: bool, bars: &MultiProgress) {
-    let default = if quiet { "warn" } else { "info,sqlx=warn,librdkafka=warn" };
+    let default = if quiet { "warn,tower_http=off" } else { "info,sqlx=warn,librdkafka=warn" };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
     tracing_subscriber::fmt()
         .with_env_filter(filter)

@@ -122,7 +122,7 @@ pub fn print_rows(rows: &RecordBatch, format: Format) -> Result<Vec<u8>> {
 /// How `found` differs from `expected`, line by line, if it does: `-` is expected, `+` came out. How lines end, and
 /// whether the last one does, is no difference.
 pub fn differences(expected: &str, found: &str) -> Option<String> {
-    let lines = |text: &str| text.lines().map(|line| format!("{}\n", line.trim_end())).collect::<String>();
+    let lines = |text: &str| text.lines().map(|line| format!("{line}\n")).collect::<String>();
     let (expected, found) = (lines(expected), lines(found));
     let diff = TextDiff::from_lines(&expected, &found);
     (expected != found).then(|| diff.unified_diff().context_radius(CONTEXT_LINES).to_string())
@@ -160,7 +160,8 @@ mod tests {
     fn differences_are_told_line_by_line() {
         let told = differences("a,1\nb,2\n", "a,1\nb,3\n").unwrap();
         assert!(told.contains(" a,1\n-b,2\n+b,3\n"), "{told}");
-        assert_eq!(differences("a\r\nb \n", "a\nb"), None);
+        assert_eq!(differences("a\r\nb\n", "a\nb"), None);
+        assert!(differences("a \n", "a\n").is_some());
         assert!(differences("", "a\n").is_some());
     }
 }

@@ -15,7 +15,7 @@ use crate::replay::{InputFile, Lines, STDIN};
 use crate::shutdown::Shutdown;
 use crate::sink::CheckedProducer;
 
-/// How long a message of a slow feed waits at most before the broker has it.
+/// How often a feed that waits looks whether it shall end.
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// Files that are not fed yet.
@@ -116,11 +116,7 @@ impl Fed {
                 self.producer.send(&self.source.topic, key, payload, None)?;
                 sent += 1;
                 if let Some(rate) = self.rate {
-                    self.producer.flush()?;
-                    let due = begun + Duration::from_secs_f64(sent as f64 / rate);
-                    while Instant::now() < due && !shutdown.is_cancelled() {
-                        thread::sleep(PAUSE.min(due.saturating_duration_since(Instant::now())));
-                    }
+                    self.wait_until(begun + Duration::from_secs_f64(sent as f64 / rate), shutdown)?;
                 }
                 if shutdown.is_cancelled() {
                     return Ok(sent);
@@ -131,6 +127,17 @@ impl Fed {
                 return Ok(sent);
             }
         }
+    }
+
+    /// Sees to it that what was sent is there, and waits until the next message is due.
+    fn wait_until(&self, due: Instant, shutdown: &Shutdown) -> Result<()> {
+        if Instant::now() < due {
+            self.producer.flush()?;
+        }
+        while Instant::now() < due && !shutdown.is_cancelled() {
+            thread::sleep(PAUSE.min(due.saturating_duration_since(Instant::now())));
+        }
+        Ok(())
     }
 }
 

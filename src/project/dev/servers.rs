@@ -21,8 +21,8 @@ use crate::pipeline::{plan, reads_postgres};
 use crate::reference::install_triggers;
 use crate::replay::{TableRows, read_table};
 
-/// Partitions of a topic that is fed for ever: the broker keeps 5 MiB of each.
-const PARTITIONS_OF_LOOPS: i32 = 32;
+/// Partitions of a topic whose feed may never end: the broker keeps 5 MiB of each.
+const PARTITIONS_OF_THE_ENDLESS: i32 = 8;
 /// Below this a single partition holds a topic, and keeps the order of its messages.
 const SMALL_BYTES: u64 = 2 << 20;
 
@@ -42,7 +42,8 @@ impl Servers {
     /// Starts the broker; Postgres starts when a query needs it.
     pub fn start(options: &Dev) -> Result<Servers> {
         let inputs = options.inputs.files()?.into_iter().map(|input| {
-            let bytes = std::fs::metadata(&input.path).ok().map(|file| file.len());
+            let bytes =
+                std::fs::metadata(&input.path).ok().filter(|file| file.is_file()).map(|file| file.len());
             (input.topic, bytes.filter(|_| !options.repeat))
         });
         Ok(Servers {
@@ -78,7 +79,7 @@ impl Servers {
             }
             self.make_tables(config, &catalog, bars).await?;
         }
-        plan(config).await?;
+        plan(config).await.map_err(|error| self.with_hint(error))?;
         let mut topics = catalog.topics();
         topics.insert(epoch_log::topic(&config.engine_id), TopicUse::EpochLog);
         for (topic, purpose) in topics {
@@ -89,6 +90,19 @@ impl Servers {
             }
         }
         Ok(catalog)
+    }
+
+    /// A name that nothing declares may be meant as a table of Postgres.
+    fn with_hint(&self, error: Error) -> Error {
+        match error {
+            Error::Query { file, line, column, reason }
+                if self.postgres.is_some() && self.tables.is_empty() =>
+            {
+                let hint = "where a table of Postgres is meant, declare it (CREATE EXTERNAL TABLE …) or give --table NAME=FILE";
+                Error::Query { file, line, column, reason: format!("{reason}; {hint}") }
+            }
+            other => other,
+        }
     }
 
     /// Stops what runs.
@@ -106,7 +120,7 @@ impl Servers {
         let bytes: u64 = fed.iter().filter_map(|(_, bytes)| *bytes).sum();
         match purpose {
             TopicUse::Source | TopicUse::NewestByKey if fed.iter().any(|(_, bytes)| bytes.is_none()) => {
-                PARTITIONS_OF_LOOPS
+                PARTITIONS_OF_THE_ENDLESS
             }
             TopicUse::Source | TopicUse::NewestByKey if bytes > SMALL_BYTES => partitions_for(bytes, 1),
             _ => 1,

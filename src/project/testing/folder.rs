@@ -17,7 +17,7 @@ use super::bench::{Bench, DEAD_LETTERS, DeadLetter};
 use super::messages::messages;
 use super::{Project, Ran, entries};
 use crate::catalog::Catalog;
-use crate::engine::session;
+use crate::engine::{ViewChange, session};
 use crate::error::{Error, Result};
 use crate::replay::{
     Format, InputFile, Lines, Printer, Show, TableRows, differences, print_rows, read_table,
@@ -32,67 +32,84 @@ const CHANGES: &str = ".changes";
 
 /// Runs a folder; `update`: writes what comes out into it.
 pub async fn run(project: &Project, path: &Path, update: bool) -> Result<Ran> {
-    let mut given = entries(&path.join(GIVEN))?.into_iter().map(Given::of).collect::<Result<Vec<_>>>()?;
-    given.sort_by_key(|given| given.number);
-    if given.is_empty() {
-        return Err(Error::Test(format!("{} has no file", path.join(GIVEN).display())));
-    }
-    let catalog = Catalog::parse(&project.files, &session::continuous().state()).await?;
-    let is_source = |name: &str| catalog.sources.values().any(|def| def.name == name || def.topic == name);
-    let mut declared = catalog.table_schemas();
-    for table in &project.known {
-        declared.entry(table.name.clone()).or_insert_with(|| Arc::clone(&table.schema));
-    }
-    let known = declared.clone();
-    let (of_sources, of_tables): (Vec<_>, Vec<_>) =
-        given.into_iter().partition(|given| is_source(&given.name));
-    let mut tables: Vec<TableRows> = Vec::new();
-    let mut steps: Vec<Step> = of_sources.into_iter().map(Step::Messages).collect();
-    for given in of_tables {
-        let mut table = read_table(&declared, &given.name, &given.path)?;
-        // A table that nothing declares has the columns of its first file.
-        declared.entry(given.name.clone()).or_insert_with(|| Arc::clone(&table.schema));
-        let rows = if given.number > 0 { std::mem::take(&mut table.batches) } else { Vec::new() };
-        if !tables.iter().any(|known| known.name == table.name) {
-            tables.push(table);
-        }
-        if given.number > 0 {
-            steps.push(Step::Table { number: given.number, name: given.name, rows });
-        }
-    }
-    let undeclared: Vec<_> =
-        tables.iter().map(|t| t.name.clone()).filter(|name| !known.contains_key(name)).collect();
-    steps.sort_by_key(Step::number);
-    let mut expected = expected_files(path)?;
-    let (bench, first) = Bench::new(project, tables).await?;
-    if let Some(name) = undeclared.iter().find(|name| !bench.replay().reads_table(name)) {
-        let topics: Vec<_> = catalog.sources.values().map(|def| def.topic.as_str()).collect();
+    let case = Case::read(project, path).await?;
+    let (bench, first) = Bench::new(project, case.tables).await?;
+    if let Some(name) = case.undeclared.iter().find(|name| !bench.replay().reads_table(name)) {
         return Err(Error::Test(format!(
             "{}: `{name}` is no topic of a source, nor a table that a view reads; the topics are {}",
             path.join(GIVEN).display(),
-            topics.join(", ")
+            case.topics.join(", ")
         )));
     }
+    let mut expected = expected_files(path)?;
     if update && expected.is_empty() {
         let folder = path.join(EXPECTED);
         let of_view = |name: &String| Expected::of(folder.join(format!("{name}.csv")));
-        let views = bench.replay().views().map(|info| of_view(&info.name));
-        expected = views.collect::<Result<_>>()?;
+        expected = bench.replay().views().map(|info| of_view(&info.name)).collect::<Result<_>>()?;
     }
     let mut printers = Vec::new();
     for file in &expected {
-        let printer =
-            |show: &Show| Ok(Printer::new(show.clone(), bench.replay().view(show.view())?.schema.clone()));
-        let printer: Option<Result<Printer>> = file.show.as_ref().map(printer);
-        let printer = printer.transpose().map_err(|e: Error| file.wrong(&e.to_string()))?;
-        printers.extend(printer);
+        if let Some(show) = &file.show {
+            let view = bench.replay().view(show.view()).map_err(|e| file.wrong(&e.to_string()))?;
+            printers.push(Printer::new(show.clone(), Arc::clone(&view.schema)));
+        }
     }
     let mut told = Told { bench, printers };
     told.take(first.epoch, &first.changes)?;
-    for step in steps {
+    for step in case.steps {
         told.step(step).await?;
     }
     told.compare(path, &expected, update)
+}
+
+/// What a test is given.
+struct Case {
+    /// Reference tables, with their rows at the start.
+    tables: Vec<TableRows>,
+    /// Those of them that are known by their files only.
+    undeclared: Vec<String>,
+    /// In their order.
+    steps: Vec<Step>,
+    /// Of the sources.
+    topics: Vec<String>,
+}
+
+impl Case {
+    async fn read(project: &Project, path: &Path) -> Result<Case> {
+        let catalog = Catalog::parse(&project.files, &session::continuous().state()).await?;
+        let is_source =
+            |name: &str| catalog.sources.values().any(|def| def.name == name || def.topic == name);
+        let mut declared = catalog.table_schemas();
+        for table in &project.known {
+            declared.entry(table.name.clone()).or_insert_with(|| Arc::clone(&table.schema));
+        }
+        let mut given = entries(&path.join(GIVEN))?.into_iter().map(Given::of).collect::<Result<Vec<_>>>()?;
+        given.sort_by_key(|given| given.number);
+        if given.is_empty() {
+            return Err(Error::Test(format!("{} has no file", path.join(GIVEN).display())));
+        }
+        let topics = catalog.sources.values().map(|def| def.topic.clone()).collect();
+        let mut case = Case { tables: Vec::new(), undeclared: Vec::new(), steps: Vec::new(), topics };
+        for Given { number, name, path } in given {
+            if is_source(&name) {
+                case.steps.push(Step::Messages(Given { number, name, path }));
+                continue;
+            }
+            let mut table = read_table(&declared, &name, &path)?;
+            // A table that nothing declares has the columns of its first file.
+            if !declared.contains_key(&name) {
+                declared.insert(name.clone(), Arc::clone(&table.schema));
+                case.undeclared.push(name.clone());
+            }
+            if number > 0 {
+                case.steps.push(Step::Table { name: name.clone(), rows: std::mem::take(&mut table.batches) });
+            }
+            if !case.tables.iter().any(|known| known.name == name) {
+                case.tables.push(table);
+            }
+        }
+        Ok(case)
+    }
 }
 
 /// A file of `given/`.
@@ -119,15 +136,7 @@ impl Given {
 /// What happens.
 enum Step {
     Messages(Given),
-    Table { number: u64, name: String, rows: Vec<RecordBatch> },
-}
-
-impl Step {
-    fn number(&self) -> u64 {
-        match self {
-            Step::Messages(Given { number, .. }) | Step::Table { number, .. } => *number,
-        }
-    }
+    Table { name: String, rows: Vec<RecordBatch> },
 }
 
 /// A file of `expected/`.
@@ -194,7 +203,7 @@ struct Told {
 }
 
 impl Told {
-    fn take(&mut self, epoch: u64, changes: &[crate::engine::ViewChange]) -> Result<()> {
+    fn take(&mut self, epoch: u64, changes: &[ViewChange]) -> Result<()> {
         self.printers.iter_mut().try_for_each(|printer| printer.take(epoch, changes))
     }
 
@@ -206,7 +215,7 @@ impl Told {
                 let batch = self.batch(&source.name, &given)?;
                 self.bench.send(&source.name, batch).await?
             }
-            Step::Table { name, rows, .. } => self.bench.set_table(&name, rows).await?,
+            Step::Table { name, rows } => self.bench.set_table(&name, rows).await?,
         };
         match output {
             Some(output) => self.take(output.epoch, &output.changes),
