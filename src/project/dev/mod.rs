@@ -7,11 +7,10 @@ mod feed;
 mod servers;
 
 use std::collections::BTreeMap;
-use std::future::Future;
-use std::pin::Pin;
 
 use indicatif::MultiProgress;
 use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
 
 use self::edits::{Edits, Found};
 use self::feed::Feed;
@@ -25,18 +24,23 @@ use crate::pipeline::Pipeline;
 use crate::serve::{self, SqlProgram};
 use crate::shutdown::Shutdown;
 
-/// A version of the project that runs.
+/// A version of the project that runs, also while the next one is planned.
 struct Running {
     files: Found,
     stop: Shutdown,
-    /// Ready when it has ended.
-    version: Pin<Box<dyn Future<Output = Result<()>>>>,
+    version: JoinHandle<Result<()>>,
 }
 
 impl Running {
-    async fn end(self) -> Result<()> {
+    async fn end(mut self) -> Result<()> {
         self.stop.cancel();
-        self.version.await
+        self.ended().await
+    }
+
+    /// Waits until it has ended.
+    async fn ended(&mut self) -> Result<()> {
+        let ended = (&mut self.version).await;
+        ended.unwrap_or_else(|error| Err(Error::Limit(format!("the engine has panicked: {error}"))))
     }
 }
 
@@ -111,7 +115,7 @@ impl Project<'_> {
             }
             let ended = async {
                 match &mut running {
-                    Some(running) => (&mut running.version).await,
+                    Some(running) => running.ended().await,
                     None => std::future::pending().await,
                 }
             };
@@ -163,6 +167,6 @@ impl Project<'_> {
         let until = stop.clone();
         let version =
             async move { run_engine(pipeline, &config, listener, token, SqlProgram::own(), until).await };
-        Ok(Some(Running { files, stop, version: Box::pin(version) }))
+        Ok(Some(Running { files, stop, version: tokio::spawn(version) }))
     }
 }
