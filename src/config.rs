@@ -51,6 +51,11 @@ pub struct Config {
     pub postgres_schema: String,
     /// Tells engines on one Kafka apart: each has an epoch log of its own, and one of the same id ends another.
     pub engine_id: String,
+    /// Where checkpoints go, so that a start does not execute the whole history: a directory, or the URL of one. Empty:
+    /// there are none.
+    pub data_dir: String,
+    /// Seconds from one checkpoint to the next; 0: there are none.
+    pub checkpoint_interval_s: u64,
     /// Partitions of the topics that `tally topics` creates.
     pub partitions: i32,
     /// Copies of each partition of those topics.
@@ -103,6 +108,8 @@ impl Default for Config {
             postgres_url_file: None,
             postgres_schema: "public".into(),
             engine_id: "tally".into(),
+            data_dir: "tally-data".into(),
+            checkpoint_interval_s: 60,
             partitions: 4,
             replication: 1,
             batch_rows: 50_000,
@@ -257,6 +264,7 @@ impl Config {
         most("batch_rows", self.batch_rows as u64, 10_000_000)?;
         most("trigger_ms", self.trigger_ms, 60_000)?;
         most("reference_refresh_s", self.reference_refresh_s, 365 * 24 * 3600)?;
+        most("checkpoint_interval_s", self.checkpoint_interval_s, 7 * 24 * 3600)?;
         most("release_interval_ms", self.release_interval_ms, 24 * 3_600_000)?;
         most("release_quiet_s", self.release_quiet_s, 24 * 3600)?;
         most("sql_timeout_s", self.sql_timeout_s, 24 * 3600)?;

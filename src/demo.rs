@@ -42,6 +42,8 @@ pub async fn run(mut config: Config, options: &Demo, bars: &MultiProgress, shutd
     // Properties of another broker, such as TLS, do not fit this one.
     config.kafka = BTreeMap::from([("bootstrap.servers".into(), broker.bootstrap_servers())]);
     config.postgres_url = postgres.url().into();
+    // What was counted is gone with the broker.
+    config.data_dir = String::new();
 
     let token = operator_token(&config);
     println!("dashboard  {}", url(address));

@@ -8,6 +8,7 @@ use arrow::compute::filter_record_batch;
 use arrow::datatypes::Int64Type;
 use tokio::task::block_in_place;
 
+use crate::checkpoint::{Loader, Saver};
 use crate::decode::{Decoded, Judged, Reject};
 use crate::engine::input::WEIGHT;
 use crate::engine::{Applied, Engine, Unmatched, ViewChange};
@@ -100,6 +101,27 @@ impl Executor {
     pub fn state_bytes(&self) -> usize {
         let keys: usize = self.ingests.iter().map(Ingest::bytes).sum();
         self.engine.state_bytes() + self.references.bytes() + keys
+    }
+
+    /// Gives the state to a checkpoint: between two epochs, and only if the engine says that it can be saved.
+    pub fn save(&mut self, saver: &mut Saver) -> Result<()> {
+        let Executor { engine, ingests, references } = self;
+        references.save(saver)?;
+        ingests.iter().try_for_each(|ingest| ingest.save(saver))?;
+        Ok(engine.save(saver)?)
+    }
+
+    /// Takes the state of a checkpoint in place of [`Executor::start`]; what the views show then.
+    ///
+    /// # Errors
+    /// It is the state of other plans. The executor is of no use then.
+    pub fn load(&mut self, loader: &mut Loader) -> Result<Vec<ViewChange>> {
+        self.references.load(loader)?;
+        for table in self.references.tables() {
+            self.engine.set_reference(table.name(), table.batches());
+        }
+        self.ingests.iter_mut().try_for_each(|ingest| ingest.load(loader))?;
+        Ok(self.engine.load(loader)?)
     }
 
     /// The views before the first message.

@@ -71,6 +71,10 @@ pub enum Error {
     #[error("epoch log: {0}")]
     Log(String),
 
+    /// A checkpoint can't be written or read. The operator makes room, or removes it: the log has all that is in it.
+    #[error("checkpoint: {0}")]
+    Checkpoint(String),
+
     /// Another engine writes in this one's place.
     #[error(
         "another engine with engine_id {0} has taken over: this one stops, and has published nothing that is not \

@@ -8,6 +8,7 @@ use arrow::array::RecordBatch;
 use datafusion::execution::session_state::SessionState;
 
 use crate::catalog::SourceDef;
+use crate::checkpoint::{Loader, Saver};
 use crate::decode::{self, Decoded, Decoder, ForeignKeys, Judged, Reject, RuleSet};
 use crate::error::Result;
 use crate::source::RawBatch;
@@ -63,6 +64,19 @@ impl Ingest {
         keys: &dyn ForeignKeys,
     ) -> Result<(Judged, Vec<Reject>)> {
         self.rules.judge(decoded, &|message| raw.origin(message), keys)
+    }
+
+    /// Gives what is remembered of the counted messages to a checkpoint.
+    pub fn save(&self, saver: &mut Saver) -> Result<()> {
+        let Ingest { def, decoder: _, rules } = self;
+        saver.mark(&def.name)?;
+        rules.save(saver)
+    }
+
+    /// Takes what is remembered from a checkpoint.
+    pub fn load(&mut self, loader: &mut Loader) -> Result<()> {
+        loader.mark(&self.def.name)?;
+        self.rules.load(loader)
     }
 
     /// How many primary keys came in more than one partition; without a key, how many rows that can be taken back.

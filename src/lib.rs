@@ -41,6 +41,9 @@ pub mod sink;
 pub mod epoch_log;
 pub mod history;
 
+// … of which checkpoints spare it most, …
+pub mod checkpoint;
+
 // … and what readers see: the operator each epoch, the public releases.
 pub mod release;
 pub mod snapshot;

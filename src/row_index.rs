@@ -1,18 +1,21 @@
-//! A set of rows, numbered as they came: each row's bytes lie side by side in one buffer, and a hash table
+//! A set of rows, numbered as they came: each row's bytes lie side by side in few buffers, and a hash table
 //! finds their numbers. For the keys of reference tables and the primary keys that were seen. How rows become
 //! bytes is for others too.
 
 use std::hash::{BuildHasher, Hasher};
+use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, GenericStringArray, StringViewArray};
+use arrow::array::{Array, ArrayRef, AsArray, BinaryArray, GenericStringArray, StringViewArray};
+use arrow::buffer::{OffsetBuffer, ScalarBuffer};
 use arrow::compute::cast;
 use arrow::datatypes::DataType;
 use arrow::row::{RowConverter, Rows, SortField};
-use datafusion::common::resources_datafusion_err;
+use datafusion::common::{exec_err, resources_datafusion_err};
 use datafusion::error::{DataFusionError, Result};
 use hashbrown::hash_table::Entry;
 use hashbrown::{DefaultHashBuilder, HashTable};
 
+use crate::checkpoint::{Loader, Saver};
 use crate::hash_bits;
 
 /// The bytes of a NULL among texts: no text has them, since they are not UTF-8.
@@ -21,12 +24,24 @@ const NULL_TEXT: &[u8] = &[0xff];
 /// Rows of some columns, each of them once, numbered from 0.
 pub struct RowIndex {
     encoder: RowEncoder,
-    bytes: Vec<u8>,
-    /// Of each row, where its bytes end.
-    ends: Vec<usize>,
+    rows: NumberedRows,
     numbers: HashTable<Slot>,
     hash: ByteHash,
 }
+
+/// The bytes of rows, by number, in chunks that are never changed once they are full.
+#[derive(Default)]
+struct NumberedRows {
+    full: Vec<Arc<BinaryArray>>,
+    full_bytes: usize,
+    /// The newest rows.
+    bytes: Vec<u8>,
+    /// Of each of these, where its bytes end.
+    ends: Vec<i32>,
+}
+
+/// Rows of a full chunk.
+const CHUNK_ROWS: usize = 1 << 15;
 
 /// An entry of the hash table. With the hash beside it, a growing table reads no rows.
 #[derive(Clone, Copy)]
@@ -94,8 +109,7 @@ impl RowIndex {
     pub fn new(types: &[DataType]) -> Result<Self> {
         Ok(RowIndex {
             encoder: RowEncoder::new(types)?,
-            bytes: Vec::new(),
-            ends: Vec::new(),
+            rows: NumberedRows::default(),
             numbers: HashTable::new(),
             hash: ByteHash::default(),
         })
@@ -103,17 +117,47 @@ impl RowIndex {
 
     /// Number of rows.
     pub fn len(&self) -> usize {
-        self.ends.len()
+        self.rows.len()
     }
 
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.ends.is_empty()
+        self.len() == 0
     }
 
     /// Bytes held.
     pub fn size(&self) -> usize {
-        self.bytes.capacity() + self.ends.capacity() * size_of::<usize>() + self.numbers.allocation_size()
+        self.rows.size() + self.numbers.allocation_size()
+    }
+
+    /// Gives the rows to a checkpoint: full chunks that were there at the one before are the same arrays.
+    pub fn save(&self, saver: &mut Saver) -> Result<()> {
+        let RowIndex { encoder: _, rows, numbers: _, hash: _ } = self;
+        saver.value(&(rows.full.len() + 1))?;
+        for chunk in &rows.full {
+            saver.columns(vec![Arc::clone(chunk) as ArrayRef])?;
+        }
+        saver.columns(vec![Arc::new(NumberedRows::chunk(rows.bytes.clone(), rows.ends.clone())?)])
+    }
+
+    /// Takes the rows of a checkpoint, with their numbers, into this, which has none.
+    pub fn load(&mut self, loader: &mut Loader) -> Result<()> {
+        let chunks: usize = loader.value()?;
+        for _ in 0..chunks {
+            let [chunk] = loader.columns()?;
+            let Some(chunk) = chunk.as_binary_opt::<i32>() else {
+                return exec_err!("keys are not saved as bytes");
+            };
+            self.numbers.reserve(chunk.len(), |slot| ByteHash::spread(slot.hash));
+            for row in 0..chunk.len() {
+                let (row, number) = (chunk.value(row), self.len() as u32);
+                let hash = self.hash.of(row);
+                self.rows.push(row)?;
+                let rehash = |slot: &Slot| ByteHash::spread(slot.hash);
+                self.numbers.insert_unique(ByteHash::spread(hash), Slot { hash, number }, rehash);
+            }
+        }
+        Ok(())
     }
 
     /// The rows of these columns as bytes.
@@ -124,7 +168,7 @@ impl RowIndex {
     /// The row's number, if it is there.
     pub fn find(&self, row: &[u8]) -> Option<u32> {
         let hash = self.hash.of(row);
-        let same = |slot: &Slot| slot.hash == hash && bytes_of(&self.bytes, &self.ends, slot.number) == row;
+        let same = |slot: &Slot| slot.hash == hash && self.rows.row(slot.number) == row;
         self.numbers.find(ByteHash::spread(hash), same).map(|slot| slot.number)
     }
 
@@ -144,7 +188,7 @@ impl RowIndex {
     pub fn extend(&mut self, other: &RowIndex) -> Result<()> {
         self.numbers.reserve(other.len(), |slot| ByteHash::spread(slot.hash));
         for number in 0..other.len() as u32 {
-            let row = bytes_of(&other.bytes, &other.ends, number);
+            let row = other.rows.row(number);
             let hash = self.hash.of(row);
             self.insert_row(row, hash)?;
         }
@@ -153,20 +197,19 @@ impl RowIndex {
 
     /// Gives back what a growing buffer has allocated too much.
     pub fn shrink(&mut self) {
-        self.bytes.shrink_to_fit();
-        self.ends.shrink_to_fit();
+        self.rows.bytes.shrink_to_fit();
+        self.rows.ends.shrink_to_fit();
     }
 
     fn insert_row(&mut self, row: &[u8], hash: u32) -> Result<(u32, bool)> {
-        let RowIndex { bytes, ends, numbers, .. } = self;
-        let same = |slot: &Slot| slot.hash == hash && bytes_of(bytes, ends, slot.number) == row;
+        let RowIndex { rows, numbers, .. } = self;
+        let same = |slot: &Slot| slot.hash == hash && rows.row(slot.number) == row;
         match numbers.entry(ByteHash::spread(hash), same, |slot| ByteHash::spread(slot.hash)) {
             Entry::Occupied(entry) => Ok((entry.get().number, false)),
             Entry::Vacant(entry) => {
-                let number = u32::try_from(ends.len())
+                let number = u32::try_from(rows.len())
                     .map_err(|_| resources_datafusion_err!("more than {} different keys", u32::MAX))?;
-                bytes.extend_from_slice(row);
-                ends.push(bytes.len());
+                rows.push(row)?;
                 entry.insert(Slot { hash, number });
                 Ok((number, true))
             }
@@ -174,10 +217,44 @@ impl RowIndex {
     }
 }
 
-fn bytes_of<'a>(bytes: &'a [u8], ends: &[usize], number: u32) -> &'a [u8] {
-    let number = number as usize;
-    let start = if number == 0 { 0 } else { ends[number - 1] };
-    &bytes[start..ends[number]]
+impl NumberedRows {
+    fn len(&self) -> usize {
+        self.full.len() * CHUNK_ROWS + self.ends.len()
+    }
+
+    fn size(&self) -> usize {
+        self.full_bytes + self.bytes.capacity() + self.ends.capacity() * size_of::<i32>()
+    }
+
+    fn row(&self, number: u32) -> &[u8] {
+        let (chunk, row) = (number as usize / CHUNK_ROWS, number as usize % CHUNK_ROWS);
+        if let Some(full) = self.full.get(chunk) {
+            return full.value(row);
+        }
+        let start = if row == 0 { 0 } else { self.ends[row - 1] };
+        &self.bytes[start as usize..self.ends[row] as usize]
+    }
+
+    fn push(&mut self, row: &[u8]) -> Result<()> {
+        let end = i32::try_from(self.bytes.len() + row.len())
+            .map_err(|_| resources_datafusion_err!("keys of more than {} bytes on average", 1 << 16))?;
+        self.bytes.extend_from_slice(row);
+        self.ends.push(end);
+        if self.ends.len() == CHUNK_ROWS {
+            let (mut bytes, ends) = (std::mem::take(&mut self.bytes), std::mem::take(&mut self.ends));
+            bytes.shrink_to_fit();
+            let full = NumberedRows::chunk(bytes, ends)?;
+            self.full_bytes += full.get_array_memory_size();
+            self.full.push(Arc::new(full));
+        }
+        Ok(())
+    }
+
+    /// Rows as an array.
+    fn chunk(bytes: Vec<u8>, ends: Vec<i32>) -> Result<BinaryArray> {
+        let offsets: ScalarBuffer<i32> = std::iter::once(0).chain(ends).collect();
+        Ok(BinaryArray::try_new(OffsetBuffer::new(offsets), bytes.into(), None)?)
+    }
 }
 
 impl RowEncoder {

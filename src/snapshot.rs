@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Instant, SystemTime};
 
 use arrow::array::RecordBatch;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::engine::{RowSource, ViewInfo};
@@ -57,6 +57,7 @@ impl Status {
         status.state_bytes = released.state_bytes;
         status.state_bytes_by_view.clear();
         status.seconds_by_view.clear();
+        status.checkpoint = None;
         status
     }
 }
@@ -112,9 +113,31 @@ pub struct Status {
     pub state_bytes_by_view: BTreeMap<String, usize>,
     /// Of each view, seconds that its parts, shared with other views or not, have worked since the start.
     pub seconds_by_view: BTreeMap<String, f64>,
+    /// The checkpoints, by which a start is shorter; absent: none are written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<CheckpointStatus>,
     #[serde(skip)]
     /// When this was published, to judge whether the engine is alive.
     pub published_at: Instant,
+}
+
+/// The checkpoints of an engine.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct CheckpointStatus {
+    /// Where they are.
+    pub place: String,
+    /// The newest epoch that one has.
+    pub epoch: Option<u64>,
+    /// Seconds since then.
+    pub age_s: Option<u64>,
+    /// Bytes of the newest one, …
+    pub bytes: u64,
+    /// … and those of them that the one before did not have.
+    pub new_bytes: u64,
+    /// Seconds that it took to write, beside the stream.
+    pub seconds: f64,
+    /// Why the newest could not be written, while that is so, and what to do about it.
+    pub error: Option<String>,
 }
 
 /// Something that waits for Kafka or Postgres.
@@ -257,7 +280,7 @@ pub struct StageStatus {
 }
 
 /// A message that was not counted, or not by one view, as an example of its kind.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RejectSample {
     /// The rule that it broke, as in `rejected_by_reason`; `late` or `error(view)` if only a view left it out.
     pub rule: String,

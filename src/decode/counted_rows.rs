@@ -1,9 +1,15 @@
 //! How often each whole row is there, of a source without a key that takes rows back: exact, in memory, growing
 //! with the number of different rows.
 
+use std::sync::Arc;
+
+use arrow::array::{Array, AsArray, BooleanArray, Int32Array, LargeBinaryArray, UInt64Array};
+use arrow::datatypes::{Int32Type, UInt64Type};
+use datafusion::error::Result;
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry as Place;
 
+use crate::checkpoint::{Loader, Saver, bytes, numbers};
 use crate::row_index::ByteHash;
 
 /// Rows as bytes, and how often each is there.
@@ -54,6 +60,41 @@ impl CountedRows {
             place.remove();
         }
         true
+    }
+
+    /// Gives the rows to a checkpoint. Costs all of them.
+    pub fn save(&self, saver: &mut Saver) -> Result<()> {
+        let CountedRows { entries, hash: _, bytes: _, in_two_partitions } = self;
+        let all: Vec<&Entry> = entries.iter().collect();
+        let in_two = all.iter().map(|entry| Some(entry.in_two_partitions));
+        saver.columns(vec![
+            Arc::new(LargeBinaryArray::from_iter_values(all.iter().map(|entry| &entry.row))),
+            Arc::new(UInt64Array::from_iter_values(all.iter().map(|entry| entry.times))),
+            Arc::new(Int32Array::from_iter_values(all.iter().map(|entry| entry.partition))),
+            Arc::new(in_two.collect::<BooleanArray>()),
+        ])?;
+        saver.value(in_two_partitions)
+    }
+
+    /// Takes the rows of a checkpoint into this, which has none.
+    pub fn load(&mut self, loader: &mut Loader) -> Result<()> {
+        let [rows, times, partitions, in_two] = loader.columns()?;
+        let (rows, times) = (bytes(&rows)?, numbers::<UInt64Type>(&times)?);
+        let (partitions, in_two) = (numbers::<Int32Type>(&partitions)?, in_two.as_boolean());
+        for i in 0..rows.len() {
+            let entry = Entry {
+                row: rows.value(i).into(),
+                times: times.value(i),
+                hash: self.hash.of(rows.value(i)),
+                partition: partitions.value(i),
+                in_two_partitions: in_two.value(i),
+            };
+            self.bytes += entry.row.len();
+            let spread = |entry: &Entry| ByteHash::spread(entry.hash);
+            self.entries.insert_unique(spread(&entry), entry, spread);
+        }
+        self.in_two_partitions = loader.value()?;
+        Ok(())
     }
 
     /// Every row, and how often it is there.

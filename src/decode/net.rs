@@ -16,6 +16,7 @@ use super::rules::project;
 use super::{Decoded, Reject, TakenBack};
 use crate::batches::project as project_batch;
 use crate::catalog::SourceDef;
+use crate::checkpoint::{Loader, Saver};
 use crate::engine::input::WEIGHT;
 use crate::error::Result;
 use crate::row_index::{Encoded, RowEncoder};
@@ -177,6 +178,23 @@ impl NetRows {
             }
         }
         Ok(())
+    }
+
+    /// Gives the rows to a checkpoint.
+    pub fn save(&self, saver: &mut Saver) -> PlanResult<()> {
+        let NetRows { schema: _, state } = self;
+        match state {
+            State::ByKey { key: _, rest: _, rows } => rows.save(saver),
+            State::ByRow { whole: _, rows } => rows.save(saver),
+        }
+    }
+
+    /// Takes the rows of a checkpoint into this, which has none.
+    pub fn load(&mut self, loader: &mut Loader) -> PlanResult<()> {
+        match &mut self.state {
+            State::ByKey { rows, .. } => rows.load(loader),
+            State::ByRow { rows, .. } => rows.load(loader),
+        }
     }
 
     /// How many keys, or whole rows, came in more than one partition.

@@ -6,10 +6,18 @@
 //! that this is an order of all messages. The rows in the end are then the same in whatever order the partitions
 //! are read.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::{
+    Array, ArrayRef, AsArray, BooleanArray, Int32Array, Int64Array, LargeBinaryArray, UInt32Array,
+};
+use arrow::datatypes::{Int32Type, Int64Type, UInt32Type};
+use datafusion::error::Result;
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry as Place;
-use std::collections::BTreeMap;
 
+use crate::checkpoint::{Loader, Saver, bytes, numbers};
 use crate::row_index::ByteHash;
 use crate::source::Origin;
 
@@ -173,6 +181,50 @@ impl NewestRows {
         });
         // Looking costs all keys, so it must have become worth it again.
         self.deleted_max = self.entries.len() / 2 + self.deleted;
+    }
+
+    /// Gives the rows to a checkpoint. Costs all of them.
+    pub fn save(&self, saver: &mut Saver) -> Result<()> {
+        let NewestRows { entries, hash: _, clocks, deleted, deleted_max, bytes: _, in_two_partitions } = self;
+        let all: Vec<&Entry> = entries.iter().collect();
+        let flag = |flag: fn(&Entry) -> bool| -> ArrayRef {
+            Arc::new(all.iter().map(|entry| Some(flag(entry))).collect::<BooleanArray>())
+        };
+        saver.columns(vec![
+            Arc::new(LargeBinaryArray::from_iter_values(all.iter().map(|entry| &entry.data))),
+            Arc::new(UInt32Array::from_iter_values(all.iter().map(|entry| entry.key_bytes))),
+            Arc::new(Int64Array::from_iter_values(all.iter().map(|entry| entry.timestamp_ms))),
+            Arc::new(Int32Array::from_iter_values(all.iter().map(|entry| entry.partition))),
+            flag(|entry| entry.state == State::Live),
+            flag(|entry| entry.in_two_partitions),
+        ])?;
+        saver.value(&(clocks, deleted, deleted_max, in_two_partitions))
+    }
+
+    /// Takes the rows of a checkpoint into this, which has none.
+    pub fn load(&mut self, loader: &mut Loader) -> Result<()> {
+        let [data, key_bytes, timestamps, partitions, live, in_two] = loader.columns()?;
+        let (data, key_bytes) = (bytes(&data)?, numbers::<UInt32Type>(&key_bytes)?);
+        let (timestamps, partitions) =
+            (numbers::<Int64Type>(&timestamps)?, numbers::<Int32Type>(&partitions)?);
+        let (live, in_two) = (live.as_boolean(), in_two.as_boolean());
+        for i in 0..data.len() {
+            let mut entry = Entry {
+                data: data.value(i).into(),
+                key_bytes: key_bytes.value(i),
+                hash: 0,
+                timestamp_ms: timestamps.value(i),
+                partition: partitions.value(i),
+                state: if live.value(i) { State::Live } else { State::Deleted },
+                in_two_partitions: in_two.value(i),
+            };
+            entry.hash = self.hash.of(entry.key());
+            self.bytes += entry.data.len() + ALLOCATION;
+            let spread = |entry: &Entry| ByteHash::spread(entry.hash);
+            self.entries.insert_unique(spread(&entry), entry, spread);
+        }
+        (self.clocks, self.deleted, self.deleted_max, self.in_two_partitions) = loader.value()?;
+        Ok(())
     }
 
     /// Every row: its key and the rest of it.

@@ -8,6 +8,7 @@ use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, UInt32Array};
 use arrow::compute::{filter_record_batch, take_record_batch};
 use arrow::datatypes::{Schema, SchemaRef};
 use arrow::util::display::array_value_to_string;
+use datafusion::common::exec_datafusion_err;
 use datafusion::execution::session_state::SessionState;
 
 use super::check::Check;
@@ -17,6 +18,7 @@ use super::seen::SeenKeys;
 use super::{Decoded, Judged, Reject, TakenBack};
 use crate::batches::project as project_batch;
 use crate::catalog::{Rule, RuleKind, SourceDef};
+use crate::checkpoint::{Loader, Saver};
 use crate::error::Result;
 use crate::source::Origin;
 
@@ -175,6 +177,23 @@ impl RuleSet {
     /// rows back.
     pub fn net_rows(&self, rows_max: usize, take: impl FnMut(RecordBatch) -> bool) -> Result<()> {
         self.net.as_ref().map_or(Ok(()), |net| net.each(rows_max, take))
+    }
+
+    /// Gives what is remembered to a checkpoint.
+    pub fn save(&self, saver: &mut Saver) -> Result<()> {
+        let RuleSet { rules: _, future: _, seen, net } = self;
+        saver.value(&(seen.is_some(), net.is_some()))?;
+        seen.as_ref().map_or(Ok(()), |seen| seen.save(saver))?;
+        Ok(net.as_ref().map_or(Ok(()), |net| net.save(saver))?)
+    }
+
+    /// Takes what is remembered from a checkpoint.
+    pub fn load(&mut self, loader: &mut Loader) -> Result<()> {
+        if loader.value::<(bool, bool)>()? != (self.seen.is_some(), self.net.is_some()) {
+            return Err(exec_datafusion_err!("it has the keys of another declaration").into());
+        }
+        self.seen.as_mut().map_or(Ok(()), |seen| seen.load(loader))?;
+        Ok(self.net.as_mut().map_or(Ok(()), |net| net.load(loader))?)
     }
 
     /// How many primary keys came in more than one partition; without a key, how many rows that are taken back.

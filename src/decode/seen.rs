@@ -1,14 +1,20 @@
 //! The primary keys that were counted: exact, in memory, growing with the number of keys.
 
-use arrow::array::{ArrayRef, BooleanArray, BooleanBufferBuilder};
-use arrow::datatypes::SchemaRef;
+use std::sync::Arc;
 
+use arrow::array::{ArrayRef, BooleanArray, BooleanBufferBuilder, UInt16Array};
+use arrow::datatypes::{SchemaRef, UInt16Type};
+
+use crate::checkpoint::{Loader, Saver, numbers};
 use crate::error::Result;
 use crate::row_index::RowIndex;
 use crate::source::Origin;
 
 /// Stands for a key's partition when it has come in several.
 const SEVERAL: u16 = u16::MAX;
+
+/// Keys whose partitions are saved together.
+const PIECE_KEYS: usize = 1 << 18;
 
 /// Keys, and where each came from.
 pub struct SeenKeys {
@@ -61,6 +67,31 @@ impl SeenKeys {
         is_first.append_n(rows.len(), false);
         first.into_iter().for_each(|row| is_first.set_bit(row, true));
         Ok(BooleanArray::new(is_first.finish(), None))
+    }
+
+    /// Gives the keys to a checkpoint. Costs the newest of them, and two bytes of each.
+    pub fn save(&self, saver: &mut Saver) -> Result<()> {
+        let SeenKeys { keys, partitions, in_two_partitions } = self;
+        keys.save(saver)?;
+        // In pieces: those of earlier keys rarely change.
+        let pieces = partitions.chunks(PIECE_KEYS);
+        saver.value(&(pieces.len(), in_two_partitions))?;
+        for piece in pieces {
+            saver.columns(vec![Arc::new(UInt16Array::from(piece.to_vec()))])?;
+        }
+        Ok(())
+    }
+
+    /// Takes the keys of a checkpoint into this, which has none.
+    pub fn load(&mut self, loader: &mut Loader) -> Result<()> {
+        self.keys.load(loader)?;
+        let (pieces, in_two_partitions): (usize, u64) = loader.value()?;
+        self.in_two_partitions = in_two_partitions;
+        for _ in 0..pieces {
+            let [piece] = loader.columns()?;
+            self.partitions.extend_from_slice(numbers::<UInt16Type>(&piece)?.values());
+        }
+        Ok(())
     }
 
     /// How many keys came in more than one partition: which of their messages was first is known only while both

@@ -12,6 +12,7 @@ use datafusion::physical_plan::aggregates::group_values::{GroupValues, new_group
 use datafusion::physical_plan::aggregates::order::GroupOrdering;
 
 use crate::batches::Owned;
+use crate::checkpoint::{Loader, Saver};
 
 /// A set of (group, value).
 pub struct Dedup {
@@ -105,6 +106,32 @@ impl Dedup {
         }
         self.counted = vec![Counted::Yes; seen.len()];
         self.seen = Owned::new(seen);
+        Ok(())
+    }
+
+    /// Gives the set to a checkpoint. Costs all of it: nothing reads a set of DataFusion's without emptying it.
+    pub fn save(&mut self, saver: &mut Saver) -> Result<()> {
+        self.discard();
+        let Dedup { schema, seen, counted, prepared: _ } = self;
+        let columns = seen.get_mut().emit(EmitTo::All)?;
+        let mut anew = new_group_values(Arc::clone(schema), &GroupOrdering::None)?;
+        if columns.first().is_some_and(|groups| !groups.is_empty()) {
+            anew.intern(&columns, &mut Vec::new())?;
+        }
+        *seen = Owned::new(anew);
+        let is_in: BooleanArray = counted.iter().map(|counted| Some(*counted == Counted::Yes)).collect();
+        let columns = columns.iter().map(|column| Ok(filter(column, &is_in)?));
+        saver.columns(columns.collect::<Result<_>>()?)
+    }
+
+    /// Takes the set of a checkpoint into this empty one.
+    pub fn load(&mut self, loader: &mut Loader) -> Result<()> {
+        let columns: [ArrayRef; 2] = loader.columns()?;
+        let seen = self.seen.get_mut();
+        if !columns[0].is_empty() {
+            seen.intern(&columns, &mut Vec::new())?;
+        }
+        self.counted = vec![Counted::Yes; seen.len()];
         Ok(())
     }
 

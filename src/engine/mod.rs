@@ -29,6 +29,7 @@ mod plan;
 mod random_queries;
 mod row_windows;
 mod row_wise;
+mod saved;
 mod schedule;
 pub mod session;
 mod session_groups;

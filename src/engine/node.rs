@@ -6,12 +6,14 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
+use datafusion::common::internal_err;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::TaskContext;
 
 use super::delta::{self, Delta};
 use super::input::{InputTable, Inputs, Runner};
 use crate::batches::halves;
+use crate::checkpoint::{Loader, Saver};
 
 /// The rows of a node as they were at some time.
 pub trait Groups: Send + Sync + std::fmt::Debug {
@@ -20,6 +22,9 @@ pub trait Groups: Send + Sync + std::fmt::Debug {
 
     /// All of them, with the columns of the node's rows.
     fn rows(&self) -> Result<RecordBatch>;
+
+    /// Gives them to a checkpoint.
+    fn save(&self, saver: &mut Saver) -> Result<()>;
 }
 
 /// A node of a view's plan that keeps state. A micro-batch is added in two steps: `prepare` runs every
@@ -46,6 +51,17 @@ pub trait Node: Send + Sync {
 
     /// Forgets what is cached of the reference tables.
     fn reset(&mut self) -> Result<()>;
+
+    /// Gives its state to a checkpoint: what is committed.
+    fn save(&mut self, saver: &mut Saver) -> Result<()>;
+
+    /// Takes its state from a checkpoint. It must have none.
+    fn load(&mut self, loader: &mut Loader) -> Result<()>;
+
+    /// The rows of a snapshot in a checkpoint.
+    fn load_snapshot(&self, _: &mut Loader) -> Result<Arc<dyn Groups>> {
+        internal_err!("a node without snapshots")
+    }
 
     /// What it keeps of each group besides numbers.
     fn values_kept(&self) -> Vec<String> {

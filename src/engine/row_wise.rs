@@ -23,9 +23,10 @@ use datafusion::physical_plan::PhysicalExpr;
 
 use super::bound::replace;
 use super::delta::Delta;
-use super::node::Groups;
+use super::node::{Groups, Node};
 use super::view::{Changelog, Op, RowSource};
 use super::view_rows::ViewRows;
+use crate::checkpoint::{Loader, Saver};
 use crate::guard;
 
 /// Expressions over a node's row that give the view's row, and whether there is one.
@@ -200,6 +201,26 @@ impl RowView {
         self.rows = now.num_rows();
         self.groups = Some(groups);
         Ok(changelog)
+    }
+
+    /// Gives what it shows to a checkpoint. `is_behind`: these are not the node's groups as they are.
+    pub fn save(&self, saver: &mut Saver, is_behind: bool) -> Result<()> {
+        let RowView { row_wise: _, key: _, order: _, rows, groups } = self;
+        let own = groups.as_ref().filter(|_| is_behind);
+        saver.value(&(rows, groups.is_some(), own.is_some()))?;
+        own.map_or(Ok(()), |groups| groups.save(saver))
+    }
+
+    /// Takes what it shows from a checkpoint. `node` has loaded its groups.
+    pub fn load(&mut self, loader: &mut Loader, node: &dyn Node) -> Result<()> {
+        let (rows, shows, is_behind): (usize, bool, bool) = loader.value()?;
+        self.rows = rows;
+        self.groups = match (shows, is_behind) {
+            (_, true) => Some(node.load_snapshot(loader)?),
+            (true, false) => node.snapshot(),
+            (false, false) => None,
+        };
+        Ok(())
     }
 
     /// All rows, computed when they are read.

@@ -14,6 +14,7 @@ use super::input::{InputTable, Inputs, Runner};
 use super::node::{self, Node, RowError, plain};
 use super::plan::Identity;
 use super::upkeep::Upkeep;
+use crate::checkpoint::{Loader, Saver};
 use crate::guard;
 
 /// A stateful node that one or more views share.
@@ -59,6 +60,28 @@ impl Stateful {
     /// Why the views over it can't be shown as they are.
     pub fn incomplete(&self) -> Option<String> {
         self.broken.clone().or_else(|| self.node.incomplete())
+    }
+
+    /// Gives its state to a checkpoint. It may not be broken.
+    pub fn save(&mut self, saver: &mut Saver) -> Result<()> {
+        let Stateful {
+            identity: _,
+            below: _,
+            upkeep: _,
+            streams: _,
+            references: _,
+            table: _,
+            node,
+            append_only: _,
+            broken: _,
+            busy: _,
+        } = self;
+        node.save(saver)
+    }
+
+    /// Takes its state from a checkpoint.
+    pub fn load(&mut self, loader: &mut Loader) -> Result<()> {
+        self.node.load(loader)
     }
 
     async fn add(&mut self, rows: &Rows) -> Result<NodeChange> {

@@ -4,9 +4,10 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, UInt64Array};
+use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, UInt32Array, UInt64Array};
 use arrow::compute::{cast, take};
-use arrow::datatypes::{DataType, Int64Type, Schema, SchemaRef, TimeUnit, UInt32Type};
+use arrow::datatypes::{DataType, Int64Type, Schema, SchemaRef, TimeUnit, UInt32Type, UInt64Type};
+use datafusion::common::exec_datafusion_err;
 use datafusion::error::Result;
 use datafusion::logical_expr::EmitTo;
 use datafusion::physical_plan::aggregates::group_values::{GroupValues, new_group_values};
@@ -17,6 +18,7 @@ use super::bound::SessionKeys;
 use super::input::{FINAL_UNTIL, ROW};
 use super::watermark::nanoseconds;
 use crate::batches::Owned;
+use crate::checkpoint::{Loader, Saver, numbers};
 
 /// Fewer keys than this are not worth forgetting.
 const KEYS_MIN: usize = 1024;
@@ -267,6 +269,47 @@ impl SessionGroups {
         }
     }
 
+    /// Gives the sessions to a checkpoint: the keys, by number, and the places of the groups. Nothing may be prepared.
+    pub fn save(&self, saver: &mut Saver) -> Result<()> {
+        let SessionGroups { keys: _, others: _, by_key: _, key_schema: _, open, place, undo: _ } = self;
+        let mut places: Vec<_> =
+            place.iter().map(|(group, (key, start, end))| (*group, *key, *start, *end)).collect();
+        places.sort_unstable();
+        saver.columns(as_columns(&places))?;
+        let sessions = open.iter().flat_map(|(key, open)| open.iter().map(move |session| (*key, session)));
+        let sessions = sessions.map(|(key, (start, session))| match session.id {
+            Id::Group(group) => Ok((group, key, *start, session.end)),
+            Id::Touched(_) => Err(exec_datafusion_err!("a session is in the middle of a change")),
+        });
+        let mut sessions = sessions.collect::<Result<Vec<_>>>()?;
+        sessions.sort_unstable();
+        saver.columns(as_columns(&sessions))
+    }
+
+    /// Takes the sessions of a checkpoint into this, which has none. `keys_of` gives the key columns of groups.
+    pub fn load(
+        &mut self,
+        loader: &mut Loader,
+        keys_of: impl FnOnce(&[u32]) -> Result<Vec<ArrayRef>>,
+    ) -> Result<()> {
+        let places = of_columns(loader.columns()?)?;
+        let groups: Vec<u32> = places.iter().map(|(group, ..)| *group).collect();
+        let mut numbers = vec![0; groups.len()];
+        if let Some(by_key) = self.by_key.as_mut().filter(|_| !groups.is_empty()) {
+            let keys = keys_of(&groups)?;
+            let others: Vec<ArrayRef> = self.others.iter().map(|i| Arc::clone(&keys[*i])).collect();
+            by_key.get_mut().intern(&others, &mut numbers)?;
+        }
+        let number: HashMap<usize, usize> = places.iter().map(|(_, key, ..)| *key).zip(numbers).collect();
+        self.place =
+            places.iter().map(|(group, key, start, end)| (*group, (number[key], *start, *end))).collect();
+        for (group, key, start, end) in of_columns(loader.columns()?)? {
+            let key = number.get(&key).ok_or_else(|| exec_datafusion_err!("a session has no key"))?;
+            self.open.entry(*key).or_default().insert(start, Session { end, id: Id::Group(group) });
+        }
+        Ok(())
+    }
+
     /// Bytes held, about.
     pub fn bytes(&self) -> usize {
         let keys = self.by_key.as_ref().map_or(0, |by_key| by_key.read(|by_key| by_key.size()));
@@ -281,6 +324,25 @@ fn as_they_came(batch: &RecordBatch) -> Vec<usize> {
         rows.sort_by_key(|row| places.value(*row));
     }
     rows
+}
+
+/// Group, key, start and end.
+type Saved = (u32, usize, i64, i64);
+
+fn as_columns(sessions: &[Saved]) -> Vec<ArrayRef> {
+    vec![
+        Arc::new(UInt32Array::from_iter_values(sessions.iter().map(|(group, ..)| *group))),
+        Arc::new(UInt64Array::from_iter_values(sessions.iter().map(|(_, key, ..)| *key as u64))),
+        Arc::new(Int64Array::from_iter_values(sessions.iter().map(|(_, _, start, _)| *start))),
+        Arc::new(Int64Array::from_iter_values(sessions.iter().map(|(.., end)| *end))),
+    ]
+}
+
+fn of_columns(columns: [ArrayRef; 4]) -> Result<Vec<Saved>> {
+    let (groups, keys) = (numbers::<UInt32Type>(&columns[0])?, numbers::<UInt64Type>(&columns[1])?);
+    let (starts, ends) = (numbers::<Int64Type>(&columns[2])?, numbers::<Int64Type>(&columns[3])?);
+    let row = |i: usize| (groups.value(i), keys.value(i) as usize, starts.value(i), ends.value(i));
+    Ok((0..groups.len()).map(row).collect())
 }
 
 /// The sessions of one batch while rows merge them: a union-find forest.

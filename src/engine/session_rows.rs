@@ -20,7 +20,8 @@ use super::node::Node;
 use super::row_windows::RowWindows;
 use super::session_groups::SessionGroups;
 use super::stream_rows::visible;
-use crate::batches::empty;
+use crate::batches::{self, empty};
+use crate::checkpoint::{Loader, Saver};
 use crate::guard;
 
 /// The rows of a plan over a stream, each with the window of its session.
@@ -190,6 +191,54 @@ impl Node for SessionRows {
 
     fn rows(&self) -> Result<RecordBatch> {
         Ok(empty(&self.schema))
+    }
+
+    fn save(&mut self, saver: &mut Saver) -> Result<()> {
+        self.discard();
+        let SessionRows {
+            below: _,
+            schema,
+            windows: _,
+            columns: _,
+            positions: _,
+            sessions,
+            rows,
+            bytes: _,
+            ends,
+            next,
+            prepared: _,
+        } = self;
+        saver.mark("sessions")?;
+        let mut held: Vec<_> = rows.iter().collect();
+        held.sort_unstable_by_key(|(session, _)| **session);
+        saver.value(&held.iter().map(|(session, rows)| (**session, rows.num_rows())).collect::<Vec<_>>())?;
+        saver.rows(&concat_batches(schema, held.iter().map(|(_, rows)| *rows))?);
+        sessions.save(saver)?;
+        saver.value(&(ends, next))
+    }
+
+    fn load(&mut self, loader: &mut Loader) -> Result<()> {
+        loader.mark("sessions")?;
+        let held: Vec<(u32, usize)> = loader.value()?;
+        let all = loader.rows(&self.schema)?;
+        let mut first = 0;
+        for (session, count) in held {
+            // Copied, so that what is let go of is free.
+            let places = UInt32Array::from_iter_values(first..first + count as u32);
+            let rows = batches::take(&all, &places)?;
+            first += count as u32;
+            self.bytes += rows.get_array_memory_size();
+            self.rows.insert(session, rows);
+        }
+        let (rows, positions, schema) = (&self.rows, &self.positions, &self.schema);
+        self.sessions.load(loader, |sessions| {
+            let first = |session: &u32| rows.get(session).map(|rows| rows.slice(0, 1));
+            let firsts: Vec<RecordBatch> = sessions.iter().filter_map(first).collect();
+            let firsts = concat_batches(schema, &firsts)?;
+            Ok(positions.iter().map(|column| Arc::clone(firsts.column(*column))).collect())
+        })?;
+        (self.ends, self.next) = loader.value()?;
+        Ok(())
     }
 
     fn reset(&mut self) -> Result<()> {

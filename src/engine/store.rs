@@ -6,10 +6,12 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef};
+use arrow::array::{Array, ArrayRef, AsArray, UInt32Array};
 use arrow::compute::interleave;
+use arrow::datatypes::UInt32Type;
 use datafusion::error::Result;
 
+use crate::checkpoint::{Loader, Saver, numbers};
 use crate::guard;
 
 /// Fewer chunks are not merged: each merge copies rows.
@@ -27,11 +29,15 @@ const NOWHERE: (u32, u32) = (u32::MAX, u32::MAX);
 #[derive(Debug)]
 struct Chunk {
     columns: Vec<ArrayRef>,
-    /// The group of each row.
-    groups: Vec<u32>,
+    /// The group of each row, as numbers of 32 bits.
+    groups: ArrayRef,
 }
 
 impl Chunk {
+    fn groups(&self) -> &[u32] {
+        self.groups.as_primitive::<UInt32Type>().values()
+    }
+
     fn bytes(&self) -> usize {
         let columns: usize = self.columns.iter().map(|column| column.get_array_memory_size()).sum();
         columns + self.groups.len() * size_of::<u32>()
@@ -67,8 +73,29 @@ impl Store {
         let Some(highest) = groups.iter().max() else { return };
         self.groups = self.groups.max(*highest as usize + 1);
         self.pages.resize_with(self.groups.div_ceil(PAGE), || Arc::new([NOWHERE; PAGE]));
-        self.push(Chunk { columns, groups });
+        self.push(Chunk { columns, groups: Arc::new(UInt32Array::from(groups)) });
         self.merge_tail();
+    }
+
+    /// Gives its rows to a checkpoint: chunks that were there at the one before are the same arrays.
+    pub fn save(&self, saver: &mut Saver) -> Result<()> {
+        let Store { chunks, pages: _, groups: _, written: _ } = self;
+        saver.value(&chunks.len())?;
+        chunks.iter().try_for_each(|chunk| {
+            saver.columns([&chunk.columns[..], std::slice::from_ref(&chunk.groups)].concat())
+        })
+    }
+
+    /// The rows of a checkpoint.
+    pub fn load(loader: &mut Loader) -> Result<Store> {
+        let mut store = Store::default();
+        let chunks: usize = loader.value()?;
+        for _ in 0..chunks {
+            let mut columns = loader.any_rows()?.columns().to_vec();
+            let groups = columns.pop().unwrap_or_else(|| Arc::new(UInt32Array::from(Vec::<u32>::new())));
+            store.write(numbers::<UInt32Type>(&groups)?.values().to_vec(), columns);
+        }
+        Ok(store)
     }
 
     /// Whether the group was written.
@@ -103,7 +130,7 @@ impl Store {
 
     fn push(&mut self, chunk: Chunk) {
         let number = self.chunks.len() as u32;
-        for (row, group) in chunk.groups.iter().enumerate() {
+        for (row, group) in chunk.groups().iter().enumerate() {
             let group = *group as usize;
             let place = &mut Arc::make_mut(&mut self.pages[group / PAGE])[group % PAGE];
             self.written += usize::from(*place == NOWHERE);
@@ -130,7 +157,7 @@ impl Store {
         let tail = &self.chunks[from..];
         let (mut places, mut groups) = (Vec::new(), Vec::new());
         for (number, chunk) in tail.iter().enumerate() {
-            for (row, group) in chunk.groups.iter().enumerate() {
+            for (row, group) in chunk.groups().iter().enumerate() {
                 if self.newest(*group) == ((from + number) as u32, row as u32) {
                     places.push((number, row));
                     groups.push(*group);
@@ -144,7 +171,7 @@ impl Store {
         };
         if let Ok(columns) = columns {
             self.chunks.truncate(from);
-            self.push(Chunk { columns, groups });
+            self.push(Chunk { columns, groups: Arc::new(UInt32Array::from(groups)) });
         }
     }
 

@@ -16,6 +16,7 @@ use super::input::{WEIGHT, is_hidden};
 use super::node::Node;
 use super::row_windows::RowWindows;
 use crate::batches::empty;
+use crate::checkpoint::{Loader, Saver};
 
 /// The rows of a plan over streams.
 #[derive(Debug)]
@@ -77,6 +78,14 @@ impl Node for StreamRows {
 
     fn rows(&self) -> Result<RecordBatch> {
         Ok(empty(&self.schema))
+    }
+
+    fn save(&mut self, saver: &mut Saver) -> Result<()> {
+        saver.mark("rows of a stream")
+    }
+
+    fn load(&mut self, loader: &mut Loader) -> Result<()> {
+        loader.mark("rows of a stream")
     }
 
     fn reset(&mut self) -> Result<()> {

@@ -10,6 +10,7 @@ use datafusion::error::Result;
 
 use super::upkeep::ViewUpkeep;
 use crate::catalog::Access;
+use crate::checkpoint::{Loader, Saver};
 
 /// What does not change about a view while the engine runs.
 #[derive(Clone, Debug)]
@@ -155,6 +156,21 @@ impl Ring {
             let all = concat_batches(&self.schema, &self.batches)?;
             self.batches = VecDeque::from([all]);
         }
+        Ok(())
+    }
+
+    /// Gives the rows to a checkpoint.
+    pub fn save(&self, saver: &mut Saver) -> Result<()> {
+        let Ring { schema: _, rows_max: _, batches } = self;
+        saver.value(&batches.len())?;
+        batches.iter().for_each(|rows| saver.rows(rows));
+        Ok(())
+    }
+
+    /// Takes the rows of a checkpoint in place of its own.
+    pub fn load(&mut self, loader: &mut Loader) -> Result<()> {
+        let batches: usize = loader.value()?;
+        self.batches = (0..batches).map(|_| loader.rows(&self.schema)).collect::<Result<_>>()?;
         Ok(())
     }
 

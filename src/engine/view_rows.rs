@@ -14,6 +14,7 @@ use datafusion::error::Result;
 use super::flow::{Arrangement, Delta, Keys, NIL, Snapshot};
 use super::view::{Changelog, Op, RowSource};
 use crate::batches::{self, renamed};
+use crate::checkpoint::{Loader, Saver};
 
 /// The rows of a view as of now.
 #[derive(Debug)]
@@ -68,6 +69,17 @@ impl ViewRows {
             key: self.key.clone(),
             converter: Arc::clone(&self.key_converter),
         })
+    }
+
+    /// Gives the rows to a checkpoint.
+    pub fn save(&self, saver: &mut Saver) -> Result<()> {
+        let ViewRows { schema: _, key: _, keyed: _, key_converter: _, rows } = self;
+        rows.save(saver)
+    }
+
+    /// Takes the rows of a checkpoint into this, which has none.
+    pub fn load(&mut self, loader: &mut Loader) -> Result<()> {
+        self.rows.load(loader).map(|_| ())
     }
 
     /// Number of rows.

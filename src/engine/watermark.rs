@@ -9,6 +9,7 @@ use arrow::datatypes::{DataType, Int64Type, TimeUnit};
 use datafusion::error::Result;
 
 use crate::catalog::{MILLISECOND, SourceDef};
+use crate::checkpoint::{Loader, Saver};
 use crate::source::Origin;
 
 /// A source's watermark: the newest event time, less the delay that its declaration grants.
@@ -40,6 +41,19 @@ impl Watermark {
             idle: BTreeSet::new(),
             closed: None,
         })
+    }
+
+    /// Gives how far it has come to a checkpoint.
+    pub fn save(&self, saver: &mut Saver) -> Result<()> {
+        let Watermark { column: _, delay: _, lateness: _, max_future: _, newest, unread, idle, closed } =
+            self;
+        saver.value(&(newest, unread, idle, closed))
+    }
+
+    /// Goes on from a checkpoint.
+    pub fn load(&mut self, loader: &mut Loader) -> Result<()> {
+        (self.newest, self.unread, self.idle, self.closed) = loader.value()?;
+        Ok(())
     }
 
     /// Takes the rows in; of each, when it happened, and up to when groups were final as it came, by its own partition

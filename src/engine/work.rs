@@ -18,6 +18,7 @@ use super::schedule::{NodeChange, Stateful};
 use super::view::{Changelog, Op, Ring, RowSource, ViewInfo};
 use super::{Applied, Failure, MicroBatch, ViewChange, ViewError};
 use crate::catalog::{Mode, Place};
+use crate::checkpoint::{Loader, Saver};
 
 /// A view, and how it follows its nodes.
 pub struct View {
@@ -141,6 +142,36 @@ impl View {
             Work::RowView { .. } => false,
             Work::Flow { view, .. } => view.forgets(),
         }
+    }
+
+    /// Gives its rows to a checkpoint, and why it shows its last good ones, if it does.
+    pub fn save(&self, saver: &mut Saver) -> Result<()> {
+        let View { info, place: _, references: _, mode: _, work, failed, busy: _ } = self;
+        saver.mark(&info.name)?;
+        saver.value(&failed.as_ref().map(|Failed { reason, owed }| (reason, owed)))?;
+        match work {
+            Work::Append { below: _, streams: _, ring } => ring.save(saver),
+            Work::RowView { node: _, view } => view.save(saver, failed.is_some()),
+            Work::Flow { nodes: _, view } => view.save(saver),
+        }
+    }
+
+    /// Takes its rows from a checkpoint, as `nodes` and `graph` have; what it shows then.
+    pub fn load(&mut self, loader: &mut Loader, nodes: &[Stateful], graph: &Graph) -> Result<ViewChange> {
+        loader.mark(&self.info.name)?;
+        let failed: Option<(String, usize)> = loader.value()?;
+        self.failed = failed.map(|(reason, owed)| Failed { reason, owed });
+        match &mut self.work {
+            Work::Append { ring, .. } => ring.load(loader)?,
+            Work::RowView { node, view } => view.load(loader, nodes[*node].node.as_ref())?,
+            Work::Flow { view, .. } => view.load(loader, graph)?,
+        }
+        let empty = || Arc::new(RecordBatch::new_empty(Arc::clone(&self.info.schema))) as _;
+        let rows = match &self.work {
+            Work::Append { ring, .. } => Arc::new(ring.clone()) as _,
+            _ => self.shown().unwrap_or_else(empty),
+        };
+        Ok(self.change(Changelog::nothing(&self.info.schema), rows))
     }
 
     /// A change of this view.

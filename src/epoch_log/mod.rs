@@ -152,6 +152,11 @@ impl Chain {
         &self.topic
     }
 
+    /// Hash of the newest entry, in hexadecimal; empty if there is none.
+    pub fn newest(&self) -> &str {
+        &self.prev
+    }
+
     /// The records of an entry, those of the tables' rows first.
     pub fn records(&mut self, mut entry: Entry, changes: &[Vec<u8>]) -> Result<Vec<Record>> {
         (entry.v, entry.run, entry.prev) = (FORMAT, self.run.clone(), self.prev.clone());

@@ -123,6 +123,7 @@ pub struct LogReader {
     log: Box<dyn Source>,
     topic: String,
     start: u64,
+    passed: u64,
     polled: Polled,
     tables: LoggedTables,
 }
@@ -134,6 +135,7 @@ impl LogReader {
             log,
             topic: topic.into(),
             start: summary.start,
+            passed: 0,
             polled: Polled::default(),
             tables: LoggedTables::default(),
         }
@@ -141,6 +143,12 @@ impl LogReader {
 
     /// The next entry of the count; none at its end.
     pub fn next_entry(&mut self) -> Result<Option<Logged>> {
+        let Some((entry, pieces)) = self.next_entry_raw()? else { return Ok(None) };
+        let tables = self.tables.take(&entry.tables, &pieces)?;
+        Ok(Some(Logged { entry, tables }))
+    }
+
+    fn next_entry_raw(&mut self) -> Result<Option<(Entry, Vec<u8>)>> {
         loop {
             let mut entries =
                 Entries { log: &mut *self.log, topic: &self.topic, polled: std::mem::take(&mut self.polled) };
@@ -150,10 +158,29 @@ impl LogReader {
                 self.start -= u64::from(next.is_ok());
                 continue;
             }
-            let Some((entry, pieces)) = next? else { return Ok(None) };
-            let tables = self.tables.take(&entry.tables, &pieces)?;
-            return Ok(Some(Logged { entry, tables }));
+            return next;
         }
+    }
+
+    /// Passes over the entries up to the one with that hash, in hexadecimal; false if it is not there.
+    pub fn skip_to(&mut self, hash: &str) -> Result<bool> {
+        while let Some((_, _)) = self.next_entry_raw()? {
+            self.passed += 1;
+            if self.polled.prev.as_deref() == Some(hash) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Entries that were passed over.
+    pub fn passed(&self) -> u64 {
+        self.passed
+    }
+
+    /// The tables' rows as they were where it is.
+    pub fn set_tables(&mut self, tables: LoggedTables) {
+        self.tables = tables;
     }
 
     /// The tables' rows as the log has them at its end.

@@ -11,6 +11,7 @@ use arrow::ipc::reader::StreamReader;
 use arrow::ipc::writer::StreamWriter;
 
 use super::TableEntry;
+use crate::checkpoint::{Loader, Saver};
 use crate::error::{Error, Result};
 use crate::reference::{References, Version, Wanted};
 use crate::row_index::{Encoded, RowEncoder};
@@ -90,6 +91,24 @@ impl LoggedTables {
             pieces.push(bytes);
         }
         Ok((entries, pieces))
+    }
+
+    /// Gives the rows to a checkpoint.
+    pub fn save(&self, saver: &mut Saver) -> Result<()> {
+        let LoggedTables(tables) = self;
+        saver.value(&tables.len())?;
+        for (name, rows) in tables {
+            saver.mark(name)?;
+            saver.batches(rows)?;
+        }
+        Ok(())
+    }
+
+    /// The rows of a checkpoint.
+    pub fn load(loader: &mut Loader) -> Result<LoggedTables> {
+        let count: usize = loader.value()?;
+        let table = |_| Ok((loader.value()?, loader.batches()?));
+        Ok(LoggedTables((0..count).map(table).collect::<Result<_>>()?))
     }
 
     /// Takes the changes of an entry, whose bytes are `pieces`.

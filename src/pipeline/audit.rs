@@ -50,7 +50,7 @@ impl Pipeline {
         let names = self.once_only(|_| true);
         let mut held = block_in_place(|| Held::read(&*self.topics, &names, Some(epoch)))?;
         self.lacking = Some(Vec::new());
-        self.execute_log(reader, &mut held).await?;
+        self.execute_log(reader, None, &mut held).await?;
         let mut checked = self.sources();
         let said: Vec<String> = names.into_iter().collect();
         if !said.is_empty() {

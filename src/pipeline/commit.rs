@@ -35,6 +35,7 @@ impl Pipeline {
     /// Commits an epoch: its records and what the log says of it, together. Then it is published.
     pub(super) async fn commit(&mut self, output: EpochOutput, said: Said) -> Result<()> {
         let begun = Instant::now();
+        self.settled = false;
         let (transaction, batch, refused) = self.transaction(&output, said)?;
         self.publisher.refused(refused);
         self.store(transaction).await?;
@@ -46,6 +47,7 @@ impl Pipeline {
             self.count(counted);
         }
         self.publish(&output.changes);
+        self.settled = true;
         self.publisher.batches.stage("publish", begun);
         Ok(())
     }
@@ -136,7 +138,8 @@ impl Pipeline {
     /// Shows readers the views and the status as they are.
     pub(super) fn publish(&mut self, changes: &[ViewChange]) {
         let references = self.executor.references().status(&self.reference_reader.health().borrow());
-        self.publisher.publish(self.epoch, changes, &self.executor, references);
+        let checkpoint = self.checkpoints.as_ref().and_then(|checkpoints| checkpoints.status());
+        self.publisher.publish(self.epoch, changes, &self.executor, references, checkpoint);
     }
 }
 

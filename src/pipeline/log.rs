@@ -152,6 +152,22 @@ impl Log {
         self.replay.take()
     }
 
+    /// Reads the log once more, from where the count began.
+    pub(super) fn reader(&self, topics: &dyn Topics) -> Result<LogReader> {
+        let topic = epoch_log::topic(&self.engine_id);
+        Ok(LogReader::new(topics.read(&topic)?, &topic, &self.summary))
+    }
+
+    /// Hash of the newest entry, in hexadecimal.
+    pub(super) fn newest_entry(&self) -> &str {
+        self.chain.newest()
+    }
+
+    /// The tables' rows as the log has them.
+    pub(super) fn tables(&self) -> &LoggedTables {
+        &self.tables
+    }
+
     /// Goes on with these tables.
     pub(super) fn set_tables(&mut self, tables: LoggedTables) {
         self.tables = tables;

@@ -5,6 +5,7 @@
 //! so, and goes on by itself: only a signal and `state_bytes_max` end it.
 
 pub mod audit;
+mod checkpoint;
 mod commit;
 mod held;
 mod log;
@@ -32,6 +33,7 @@ use self::commit::Said;
 use self::held::Held;
 use self::poll::Pollers;
 use self::status::Publisher;
+use crate::checkpoint::Checkpoints;
 use crate::epoch::{Batch, EpochInput, Executor};
 use crate::epoch_log::{Definitions, Kind, TableChange};
 use crate::error::{Error, Result};
@@ -86,6 +88,8 @@ pub struct Stages {
     pub topics: Arc<dyn Topics>,
     /// Where changes and dead letters go.
     pub sink: Box<dyn Sink>,
+    /// Where checkpoints go, if they are taken.
+    pub checkpoints: Option<Checkpoints>,
 }
 
 /// What ad-hoc SQL can read beside the views.
@@ -110,6 +114,9 @@ pub struct Pipeline {
     log: Log,
     topics: Arc<dyn Topics>,
     sink: Box<dyn Sink>,
+    checkpoints: Option<Checkpoints>,
+    /// Whether the state is that of the newest epoch of the log: not while one is executed and committed.
+    settled: bool,
     /// What the topics had already, while what they lack is found.
     held: Option<Held>,
     /// Whether the topics have the rows of the views with state.
@@ -156,6 +163,8 @@ impl Pipeline {
             log,
             topics,
             sink,
+            checkpoints: stages.checkpoints,
+            settled: true,
             held: None,
             lacking: None,
             changed_tables: BTreeSet::new(),
@@ -192,6 +201,9 @@ impl Pipeline {
             result = self.work(polled) => result,
         };
         pollers.stop().await;
+        if result.is_ok() {
+            self.last_checkpoint().await;
+        }
         result
     }
 
@@ -208,6 +220,7 @@ impl Pipeline {
                 table = self.reference_reader.next() => self.renew(table).await?,
                 _ = tick.tick() => self.tick().await?,
             }
+            self.checkpoint_if_due();
         }
     }
 
@@ -247,6 +260,7 @@ impl Pipeline {
         let waits = batch.as_ref().map(|batch| (batch.unread.clone(), batch.idle.clone()));
         let input = EpochInput { epoch: self.epoch + 1, batch, references };
         let begun = Instant::now();
+        self.settled = false;
         let output = self.executor.execute(input).await?;
         self.publisher.batches.stage("execute", begun);
         self.check_state()?;
@@ -283,6 +297,7 @@ impl Pipeline {
     /// Tries failed views again, once after each epoch, and publishes the status.
     async fn tick(&mut self) -> Result<()> {
         if self.epoch != self.retried && !self.executor.engine().failures().is_empty() {
+            self.settled = false;
             let output = self.executor.retry(self.epoch + 1).await;
             self.commit(output, Said { kind: Kind::Retry, ..Said::default() }).await?;
             self.retried = self.epoch;

@@ -10,6 +10,7 @@ use tokio::task::block_in_place;
 
 use super::{AdHocTables, Limits, Log, Pipeline, Stages, take_over};
 use crate::catalog::{Catalog, TableDef as DeclaredTable, TopicUse};
+use crate::checkpoint::{Checkpoints, Objects};
 use crate::clients;
 use crate::config::Config;
 use crate::engine::session::{self, PG};
@@ -141,6 +142,7 @@ impl Pipeline {
             log,
             topics: topics_read,
             sink,
+            checkpoints: if purpose == Purpose::Audit { None } else { checkpoints(&config)? },
         };
         let limits = Limits {
             batch_rows: config.batch_rows,
@@ -163,6 +165,15 @@ pub async fn plan(config: &Config) -> Result<Engine> {
     let (_, defs, _) = tables(&Arc::new(config.clone()), &catalog).await?;
     let schemas: Vec<_> = defs.iter().map(|def| (def.name.clone(), def.schema.clone())).collect();
     Engine::plan(&catalog, &schemas).await
+}
+
+/// Where checkpoints go, if the settings want any.
+fn checkpoints(config: &Config) -> Result<Option<Checkpoints>> {
+    if config.data_dir.is_empty() || config.checkpoint_interval_s == 0 {
+        return Ok(None);
+    }
+    let objects = Objects::open(&config.data_dir, &config.engine_id)?;
+    Ok(Some(Checkpoints::new(objects, Duration::from_secs(config.checkpoint_interval_s))))
 }
 
 /// The reference tables and where they are. Without a query or rule that reads one, Postgres is left alone.

@@ -7,8 +7,10 @@ use chrono::{DateTime, SecondsFormat};
 
 use super::samples::Samples;
 use crate::catalog::SourceDef;
+use crate::checkpoint::{Loader, Saver};
 use crate::decode::Reject;
 use crate::engine::Unmatched;
+use crate::error::Result;
 use crate::outage::Outage;
 use crate::snapshot::{BatchStatus, PartitionStatus, SourceStatus};
 use crate::source::{RawBatch, SourceState};
@@ -119,6 +121,34 @@ impl Progress {
         while self.history.len() > 2 && now.duration_since(self.history[1].0) > RATE_WINDOW {
             self.history.pop_front();
         }
+    }
+
+    /// Gives the counters to a checkpoint.
+    pub fn save(&self, saver: &mut Saver) -> Result<()> {
+        let SourceStatus { name, received, counted, rejected, rejected_by_reason, late_by_view, .. } =
+            &self.status;
+        let SourceStatus { errors_by_view, unmatched_by_view, keys_in_two_partitions, .. } = &self.status;
+        saver.mark(name)?;
+        saver.value(&(received, counted, rejected, rejected_by_reason))?;
+        saver.value(&(late_by_view, errors_by_view, unmatched_by_view, keys_in_two_partitions))?;
+        Ok(saver.value(&self.samples)?)
+    }
+
+    /// Goes on with the counters of a checkpoint.
+    pub fn load(&mut self, loader: &mut Loader) -> Result<()> {
+        let status = &mut self.status;
+        loader.mark(&status.name)?;
+        (status.received, status.counted, status.rejected, status.rejected_by_reason) = loader.value()?;
+        let by_view = loader.value()?;
+        (
+            status.late_by_view,
+            status.errors_by_view,
+            status.unmatched_by_view,
+            status.keys_in_two_partitions,
+        ) = by_view;
+        self.samples = loader.value()?;
+        self.history = VecDeque::from([(Instant::now(), status.received)]);
+        Ok(())
     }
 
     /// Whether all that was there at the start has been read.

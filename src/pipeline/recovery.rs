@@ -1,7 +1,7 @@
 //! How a run begins: with nothing, or where the epoch log ends. What is in the log is executed once more, the same
 //! micro-batches over the same reference rows, without output, and what comes out must be what is told there.
 //!
-//! A replay begins at the log's beginning of the count; from a checkpoint it would begin at the epoch after it.
+//! A replay begins at the log's beginning of the count, or at the epoch after that of a checkpoint (`checkpoint.rs`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -28,8 +28,12 @@ impl Pipeline {
     /// Brings the state to where the log ends; without a log, to its beginning.
     pub(super) async fn recover(&mut self) -> Result<()> {
         match self.log.take_replay() {
-            Some(reader) => self.replay(reader).await,
-            None => self.begin().await,
+            Some(reader) => self.replay(reader).await?,
+            None => self.begin().await?,
+        }
+        match &mut self.checkpoints {
+            Some(checkpoints) if checkpoints.newest().is_none() => checkpoints.begin(None),
+            _ => Ok(()),
         }
     }
 
@@ -65,22 +69,35 @@ impl Pipeline {
         let names =
             self.once_only(|view| !self.written || !self.log.definitions().has_same_view(&last, view));
         let mut held = block_in_place(|| Held::read(&*self.topics, &names, None))?;
-        let reader = self.execute_log(reader, &mut held).await?;
+        let (reader, restored) = match self.restore().await? {
+            Some((reader, definitions)) => (reader, Some(definitions)),
+            None => (reader, None),
+        };
+        let reader = self.execute_log(reader, restored, &mut held).await?;
         self.held = (!self.written).then_some(held);
         self.log.set_tables(reader.into_tables());
         self.go_on(&last).await
     }
 
-    /// Executes all epochs of the log. `held` are records that topics have already.
-    pub(super) async fn execute_log(&mut self, mut reader: LogReader, held: &mut Held) -> Result<LogReader> {
+    /// Executes the epochs of the log that `reader` gives: all, or those after a checkpoint, when `restored` was counted.
+    /// `held` are records that topics have already.
+    pub(super) async fn execute_log(
+        &mut self,
+        mut reader: LogReader,
+        restored: Option<Definitions>,
+        held: &mut Held,
+    ) -> Result<LogReader> {
         let begun = Instant::now();
-        let (epochs, mut done, mut told_at) = (self.log.summary().epochs, 0, begun);
+        let epochs = self.log.summary().epochs.saturating_sub(reader.passed());
+        let (mut done, mut told_at) = (0, begun);
         tracing::info!("executing {epochs} epochs of the log once more");
         let last = self.log.summary().definitions.clone();
-        let started = self.executor.start().await?;
-        self.publish(&started.changes);
+        if restored.is_none() {
+            let started = self.executor.start().await?;
+            self.publish(&started.changes);
+        }
         let mut references = self.executor.references().clone();
-        let mut logged = Definitions::default();
+        let mut logged = restored.unwrap_or_default();
         while let Some(Logged { entry, tables }) = block_in_place(|| reader.next_entry())? {
             for change in tables {
                 if entry.kind != Kind::Start {

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use chrono::{DateTime, SecondsFormat};
+use serde::{Deserialize, Serialize};
 
 use crate::decode::Reject;
 use crate::snapshot::RejectSample;
@@ -17,7 +18,7 @@ const KINDS_MAX: usize = 50;
 const CHARS_MAX: usize = 500;
 
 /// The newest messages that were left out, by rule and view.
-#[derive(Default)]
+#[derive(Default, Serialize, Deserialize)]
 pub struct Samples(BTreeMap<(String, Option<String>), VecDeque<RejectSample>>);
 
 impl Samples {

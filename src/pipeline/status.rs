@@ -13,7 +13,8 @@ use crate::epoch::Executor;
 use crate::outage::Outage;
 use crate::sink::Refused;
 use crate::snapshot::{
-    FailureStatus, PauseStatus, Published, Reader, ReferenceStatus, RefusedStatus, Status, ViewSnapshot,
+    CheckpointStatus, FailureStatus, PauseStatus, Published, Reader, ReferenceStatus, RefusedStatus, Status,
+    ViewSnapshot,
 };
 
 /// Records that are refused again and again are logged so often.
@@ -86,6 +87,7 @@ impl Publisher {
         changes: &[ViewChange],
         executor: &Executor,
         reference_tables: Vec<ReferenceStatus>,
+        checkpoint: Option<CheckpointStatus>,
     ) {
         self.note_failures(epoch, executor);
         let engine = executor.engine();
@@ -104,6 +106,7 @@ impl Publisher {
             state_bytes: executor.state_bytes(),
             state_bytes_by_view: engine.state_bytes_by_view(),
             seconds_by_view: engine.seconds_by_view(),
+            checkpoint,
             ..Status::starting(self.started_at)
         };
         let now = Some(SystemTime::now());
@@ -185,6 +188,7 @@ impl Status {
             state_bytes: 0,
             state_bytes_by_view: BTreeMap::new(),
             seconds_by_view: BTreeMap::new(),
+            checkpoint: None,
             published_at: Instant::now(),
         }
     }

@@ -16,6 +16,7 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::catalog::Catalog;
+use crate::checkpoint::Objects;
 use crate::engine::{Engine, session};
 use crate::epoch::Executor;
 use crate::epoch_log;
@@ -45,6 +46,8 @@ struct World {
     votes: MemoryTopic,
     store: MemoryStore,
     topics: MemoryTopics,
+    /// Where checkpoints go, one after each epoch, if they are taken.
+    checkpoints: Option<Objects>,
 }
 
 struct Running {
@@ -72,7 +75,12 @@ impl World {
     fn new() -> World {
         let store = MemoryStore::new();
         store.set("voters", voters(&["a", "b", "c", "d", "e"]));
-        World { votes: MemoryTopic::new("votes", 2), store, topics: MemoryTopics::default() }
+        World {
+            votes: MemoryTopic::new("votes", 2),
+            store,
+            topics: MemoryTopics::default(),
+            checkpoints: None,
+        }
     }
 
     fn vote(&self, partition: i32, id: &str, choice: &str, weight: i64) {
@@ -124,6 +132,7 @@ impl World {
             log,
             topics: Arc::new(self.topics.clone()),
             sink: Box::new(sink),
+            checkpoints: self.checkpoints.clone().map(|objects| Checkpoints::new(objects, Duration::ZERO)),
         };
         let limits = Limits { batch_rows: 100, trigger: Duration::from_millis(1), state_bytes_max };
         let counted = CountedMessages::new(stages.log.summary().counted.clone());

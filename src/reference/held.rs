@@ -5,9 +5,11 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, BooleanArray, BooleanBufferBuilder, RecordBatch};
 use arrow::compute::filter_record_batch;
+use datafusion::common::exec_datafusion_err;
 use tokio::time::Instant;
 
 use super::{Health, ReferenceStore, ReferenceTable, StoreError, Version, Wanted};
+use crate::checkpoint::{Loader, Saver};
 use crate::decode::ForeignKeys;
 use crate::error::{Error, Result};
 use crate::row_index::RowIndex;
@@ -88,6 +90,33 @@ impl References {
     pub fn restore(&mut self, wanted: &Arc<Wanted>, rows: Vec<RecordBatch>, version: Version) -> Result<()> {
         let table = ReferenceTable::new(Arc::clone(wanted), rows, version.reading, Instant::now())?;
         self.set(Arc::new(table.with_version(version)));
+        Ok(())
+    }
+
+    /// Gives the tables to a checkpoint.
+    pub fn save(&self, saver: &mut Saver) -> Result<()> {
+        let References { tables } = self;
+        saver.value(&tables.len())?;
+        for (name, table) in tables {
+            saver.mark(name)?;
+            saver.value(&(table.version.reading, table.version.lookups))?;
+            saver.batches(&table.batches())?;
+        }
+        Ok(())
+    }
+
+    /// Takes the rows of these tables from a checkpoint.
+    pub fn load(&mut self, loader: &mut Loader) -> Result<()> {
+        let count: usize = loader.value()?;
+        let wanted: Vec<_> = self.tables.values().map(|table| table.wanted()).collect();
+        if count != wanted.len() {
+            return Err(exec_datafusion_err!("it has {count} reference tables, not {}", wanted.len()).into());
+        }
+        for wanted in wanted {
+            loader.mark(&wanted.def.name)?;
+            let (reading, lookups) = loader.value()?;
+            self.restore(&wanted, loader.batches()?, Version { reading, lookups })?;
+        }
         Ok(())
     }
 

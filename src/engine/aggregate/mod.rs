@@ -6,6 +6,7 @@
 
 mod grouping;
 mod physical;
+mod saved;
 mod shape;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -40,6 +41,7 @@ use super::node::{Groups, Node};
 use super::store::Store;
 use super::watermark::nanoseconds;
 use crate::batches::empty;
+use crate::checkpoint::{Loader, Saver};
 use crate::guard;
 
 /// Fewer dead groups than this are not worth a rebuild.
@@ -303,6 +305,10 @@ impl AggregateState {
         if self.dead.len() < DEAD_MIN || self.dead.len() * 2 < self.store.len() {
             return Ok(());
         }
+        self.renumber()
+    }
+
+    fn renumber(&mut self) -> Result<()> {
         let living = self.living();
         let columns = self.store.read(&living, 0)?;
         let mut numbers: Vec<u32> = (0..living.len() as u32).collect();
@@ -405,6 +411,18 @@ impl Node for AggregateState {
     fn snapshot(&self) -> Option<Arc<dyn Groups>> {
         let aligned = !matches!(self.grouping, Grouping::BySession(_)) && self.bounds.bound.is_none();
         aligned.then(|| Arc::new(StoredGroups { store: self.store.clone(), shape: self.shape.clone() }) as _)
+    }
+
+    fn save(&mut self, saver: &mut Saver) -> Result<()> {
+        self.save_groups(saver)
+    }
+
+    fn load(&mut self, loader: &mut Loader) -> Result<()> {
+        self.load_groups(loader)
+    }
+
+    fn load_snapshot(&self, loader: &mut Loader) -> Result<Arc<dyn Groups>> {
+        Ok(Arc::new(StoredGroups { store: Store::load(loader)?, shape: self.shape.clone() }))
     }
 
     fn reset(&mut self) -> Result<()> {

@@ -8,6 +8,7 @@ use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::error::Result;
 
 use crate::batches::empty;
+use crate::checkpoint::Saver;
 use crate::engine::function::Function;
 use crate::engine::node::Groups;
 use crate::engine::store::Store;
@@ -85,5 +86,9 @@ impl Groups for StoredGroups {
 
     fn rows(&self) -> Result<RecordBatch> {
         self.shape.output(&self.store.read_all()?, self.store.written())
+    }
+
+    fn save(&self, saver: &mut Saver) -> Result<()> {
+        self.store.save(saver)
     }
 }

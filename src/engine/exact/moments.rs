@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Float64Array, UInt64Array};
-use arrow::datatypes::{DataType, FieldRef, Float64Type, UInt64Type};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Float64Array, Int64Array, UInt64Array};
+use arrow::datatypes::{DataType, FieldRef, Float64Type, Int64Type, UInt64Type};
 use datafusion::common::ScalarValue;
 use datafusion::error::Result;
 use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
@@ -15,8 +15,9 @@ use datafusion::logical_expr::{
 };
 
 use super::dyadic::{Dyadic, Scaled};
-use super::superaccumulator::{PRODUCT_UNIT, Superaccumulator, UNIT};
+use super::superaccumulator::{self, PRODUCT_UNIT, Superaccumulator, UNIT};
 use super::{as_inner, floats};
+use crate::checkpoint::{Loader, Saver, numbers};
 
 /// One of these functions.
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -231,6 +232,22 @@ impl Groups {
     /// Number of groups.
     pub fn len(&self) -> usize {
         self.counts.len()
+    }
+
+    /// Gives the groups to a checkpoint.
+    pub fn save(&self, saver: &mut Saver) -> Result<()> {
+        let Groups { statistic: _, counts, sums, heap_bytes: _ } = self;
+        saver.columns(vec![Arc::new(Int64Array::from(counts.clone()))])?;
+        saver.columns(vec![superaccumulator::to_column(sums)])
+    }
+
+    /// Takes the groups of a checkpoint in place of its own.
+    pub fn load(&mut self, loader: &mut Loader) -> Result<()> {
+        let ([counts], [sums]) = (loader.columns()?, loader.columns()?);
+        self.counts = numbers::<Int64Type>(&counts)?.values().to_vec();
+        self.sums = superaccumulator::of_column(&sums)?;
+        self.heap_bytes = self.sums.iter().map(Superaccumulator::heap_bytes).sum();
+        Ok(())
     }
 
     /// Bytes held.

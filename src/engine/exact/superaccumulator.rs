@@ -1,7 +1,13 @@
 //! Sums of floats that are not rounded: an integer times a power of two, as long as it must be (a superaccumulator,
 //! as Kulisch has it). Its order does not matter, and what was added can be taken back.
 
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, LargeBinaryBuilder};
+use datafusion::error::Result;
+
 use super::dyadic::{Dyadic, quotient};
+use crate::checkpoint::bytes;
 
 #[cfg(test)]
 mod tests;
@@ -41,6 +47,28 @@ struct Specials {
     nan: i64,
     infinity: i64,
     negative_infinity: i64,
+}
+
+/// Sums as a column of bytes, for a checkpoint.
+pub fn to_column<'a>(sums: impl IntoIterator<Item = &'a Superaccumulator>) -> ArrayRef {
+    let (mut column, mut bytes) = (LargeBinaryBuilder::new(), Vec::new());
+    for sum in sums {
+        bytes.clear();
+        sum.encode(&mut bytes);
+        column.append_value(&bytes);
+    }
+    Arc::new(column.finish())
+}
+
+/// The sums of such a column.
+pub fn of_column(column: &ArrayRef) -> Result<Vec<Superaccumulator>> {
+    let column = bytes(column)?;
+    let sum = |row: usize| {
+        let mut sum = Superaccumulator::default();
+        sum.merge_encoded(column.value(row));
+        sum
+    };
+    Ok((0..column.len()).map(sum).collect())
 }
 
 impl Superaccumulator {

@@ -29,6 +29,7 @@ pub use self::grouping_sets::keys_and_sets;
 use self::groups::{Groups, Touched};
 use self::state::{Answers, Change, NOT_THERE, State};
 use super::{Delta, Operator, Run};
+use crate::checkpoint::{Loader, Saver};
 use crate::engine::bound::Bound;
 use crate::engine::watermark::nanoseconds;
 
@@ -268,6 +269,25 @@ impl Operator for Aggregate {
             self.forget(group);
         }
         Ok(())
+    }
+
+    fn save(&self, saver: &mut Saver) -> Result<()> {
+        let Aggregate { spec: _, sets: _, groups, functions, shown_keys, ends, prepared: _ } = self;
+        saver.mark("groups")?;
+        groups.save(saver)?;
+        saver.value(ends)?;
+        let states = functions.iter().chain(shown_keys);
+        for Function { column: _, arguments: _, filter: _, state } in states {
+            state.save(saver)?;
+        }
+        Ok(())
+    }
+
+    fn load(&mut self, loader: &mut Loader) -> Result<()> {
+        loader.mark("groups")?;
+        self.groups.load(loader)?;
+        self.ends = loader.value()?;
+        self.functions().try_for_each(|function| function.state.load(loader))
     }
 
     fn held_rows(&self) -> usize {

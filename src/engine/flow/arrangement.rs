@@ -19,6 +19,7 @@ pub use self::chains::NIL;
 use self::chunks::{Chunks, Part};
 use self::time::Time;
 use super::equality::{Keys, hash, same};
+use crate::checkpoint::{Loader, Saver};
 use crate::hash_bits;
 
 /// So many pairs are compared at once.
@@ -309,6 +310,28 @@ impl Arrangement {
         let ended = self.rows.ended(until)?;
         self.delete(&ended)?;
         Ok(ended.len())
+    }
+
+    /// Gives the rows to a checkpoint: chunks that were there at the one before are the same arrays.
+    pub fn save(&self, saver: &mut Saver) -> Result<()> {
+        let Arrangement { key: _, nulls_equal: _, rows, by_key: _, by_row: _, mask: _ } = self;
+        saver.mark("an arrangement")?;
+        let parts = rows.parts();
+        saver.value(&parts.len())?;
+        parts.iter().try_for_each(|part| part.save(saver))
+    }
+
+    /// Takes the rows of a checkpoint into this, which has none. Their slots, in the order of [`Arrangement::slots`] when
+    /// they were saved.
+    pub fn load(&mut self, loader: &mut Loader) -> Result<Vec<u32>> {
+        loader.mark("an arrangement")?;
+        let parts: usize = loader.value()?;
+        let mut slots = Vec::new();
+        for _ in 0..parts {
+            let part = Part::load(loader, self.rows.schema())?;
+            slots.extend(self.insert(&part.living()?)?);
+        }
+        Ok(slots)
     }
 
     /// The rows as they are now, for readers: the arrangement goes on.

@@ -22,6 +22,7 @@ use super::arrangement::Arrangement;
 use super::equality::Keys;
 use super::{Delta, Operator, Run};
 use crate::batches::{self, renamed};
+use crate::checkpoint::{Loader, Saver};
 use crate::engine::bound::Bound;
 use crate::engine::input::InputTable;
 use crate::guard;
@@ -264,6 +265,25 @@ impl Operator for ByKey {
         }
         let until = final_until.iter().copied().min().unwrap_or(i64::MIN);
         self.inputs.iter_mut().try_for_each(|input| input.rows.evict(until).map(|_| ()))
+    }
+
+    fn save(&self, saver: &mut Saver) -> Result<()> {
+        let ByKey { name, plan: _, schema: _, inputs, last, prepared: _ } = self;
+        saver.mark(name)?;
+        for Input { table: _, rows, is_timed: _ } in inputs {
+            rows.save(saver)?;
+        }
+        last.iter().for_each(|last| saver.rows(last));
+        Ok(())
+    }
+
+    fn load(&mut self, loader: &mut Loader) -> Result<()> {
+        loader.mark(&self.name)?;
+        self.inputs.iter_mut().try_for_each(|input| input.rows.load(loader).map(|_| ()))?;
+        if let Some(last) = &mut self.last {
+            *last = loader.rows(&self.schema)?;
+        }
+        Ok(())
     }
 
     fn held_rows(&self) -> usize {

@@ -6,9 +6,11 @@ use arrow::array::{Int64Array, RecordBatch, UInt32Array};
 use arrow::compute::concat_batches;
 use arrow::datatypes::SchemaRef;
 use arrow::row::{RowConverter, SortField};
+use datafusion::common::exec_err;
 use datafusion::error::Result;
 
 use crate::batches;
+use crate::checkpoint::{Loader, Saver};
 
 /// What changed in the rows of one edge of a dataflow (a Z-set, as DBSP has it).
 #[derive(Clone, Debug)]
@@ -40,6 +42,22 @@ impl Delta {
         let weights = std::iter::repeat_n(-1, before.num_rows());
         let weights = weights.chain(std::iter::repeat_n(1, after.num_rows()));
         Ok(Delta { rows, weights: weights.collect() })
+    }
+
+    /// Gives it to a checkpoint.
+    pub fn save(&self, saver: &mut Saver) -> Result<()> {
+        let Delta { rows, weights } = self;
+        saver.rows(rows);
+        saver.value(&**weights.values())
+    }
+
+    /// One of a checkpoint.
+    pub fn load(loader: &mut Loader, schema: &SchemaRef) -> Result<Delta> {
+        let (rows, weights) = (loader.rows(schema)?, loader.value::<Vec<i64>>()?);
+        if rows.num_rows() != weights.len() {
+            return exec_err!("a change has {} rows and {} weights", rows.num_rows(), weights.len());
+        }
+        Ok(Delta { rows, weights: weights.into() })
     }
 
     /// Whether nothing changed.

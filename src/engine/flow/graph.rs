@@ -15,6 +15,7 @@ use super::cut::Draft;
 use super::finality::Finality;
 use super::segment::Segment;
 use super::{Delta, Operator, Run};
+use crate::checkpoint::{Loader, Saver};
 use crate::engine::node::plain;
 use crate::engine::plan::Identity;
 use crate::engine::upkeep::Upkeep;
@@ -161,6 +162,47 @@ impl Vertex {
         Ok(changed)
     }
 
+    fn save(&self, saver: &mut Saver) -> Result<()> {
+        let Vertex {
+            identity: _,
+            work,
+            inputs: _,
+            schema: _,
+            append_only: _,
+            times: _,
+            clocks: _,
+            upkeep: _,
+            pending,
+            failed,
+            broken: _,
+            tried,
+            left_out: _,
+            busy: _,
+        } = self;
+        saver.value(&(failed, tried))?;
+        for deltas in pending {
+            saver.value(&deltas.len())?;
+            deltas.iter().try_for_each(|delta| delta.save(saver))?;
+        }
+        match work {
+            Work::Operator(operator) => operator.save(saver),
+            Work::Source(_) | Work::Constant(_) | Work::Segment(_) => saver.mark("no state"),
+        }
+    }
+
+    /// `schemas` are those of its inputs.
+    fn load(&mut self, loader: &mut Loader, schemas: &[SchemaRef]) -> Result<()> {
+        (self.failed, self.tried) = loader.value()?;
+        for (pending, schema) in self.pending.iter_mut().zip(schemas) {
+            let deltas: usize = loader.value()?;
+            *pending = (0..deltas).map(|_| Delta::load(loader, schema)).collect::<Result<_>>()?;
+        }
+        match &mut self.work {
+            Work::Operator(operator) => operator.load(loader),
+            Work::Source(_) | Work::Constant(_) | Work::Segment(_) => loader.mark("no state"),
+        }
+    }
+
     fn bytes(&self) -> usize {
         let pending = self.pending.iter().flatten().map(|delta| delta.rows.get_array_memory_size());
         let held = match &self.work {
@@ -296,6 +338,29 @@ impl Graph {
             }
         }
         changes
+    }
+
+    /// Gives what parts hold to a checkpoint.
+    pub fn save(&self, saver: &mut Saver) -> Result<()> {
+        let Graph { vertices } = self;
+        vertices.iter().try_for_each(|vertex| vertex.save(saver))
+    }
+
+    /// Takes what parts hold from a checkpoint, in place of [`Graph::start`].
+    pub fn load(&mut self, loader: &mut Loader) -> Result<()> {
+        for position in 0..self.vertices.len() {
+            let (below, vertex) = self.vertices.split_at_mut(position);
+            let schemas: Vec<SchemaRef> =
+                vertex[0].inputs.iter().map(|input| Arc::clone(&below[*input].schema)).collect();
+            vertex[0].load(loader, &schemas)?;
+        }
+        Ok(())
+    }
+
+    /// Why a part can't be saved: it has missed a change, which only a count from the beginning mends.
+    pub fn broken(&self) -> Option<&str> {
+        let broken = self.vertices.iter().find(|vertex| vertex.broken);
+        broken.map(|vertex| vertex.failed.as_deref().unwrap_or("a part has stopped"))
     }
 
     /// Lets go of everything that parts hold: the views over them have stopped for good.

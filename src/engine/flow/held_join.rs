@@ -15,6 +15,7 @@ use datafusion::physical_plan::PhysicalExpr;
 
 use super::join::{Join, JoinSpec, Side};
 use super::{Delta, Operator, Run};
+use crate::checkpoint::{Loader, Saver};
 
 /// The operator. A column says of each row how far event time was when it came.
 #[derive(Debug)]
@@ -106,6 +107,15 @@ impl Operator for HeldJoin {
 
     fn advance(&mut self, final_until: &[i64]) -> Result<()> {
         self.inner.advance(final_until)
+    }
+
+    fn save(&self, saver: &mut Saver) -> Result<()> {
+        let HeldJoin { inner, stamped: _, streams: _ } = self;
+        inner.save(saver)
+    }
+
+    fn load(&mut self, loader: &mut Loader) -> Result<()> {
+        self.inner.load(loader)
     }
 
     fn held_rows(&self) -> usize {

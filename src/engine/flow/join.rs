@@ -16,7 +16,7 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
-use datafusion::common::{JoinType, internal_err, plan_err};
+use datafusion::common::{JoinType, exec_err, internal_err, plan_err};
 use datafusion::error::Result;
 use datafusion::physical_plan::PhysicalExpr;
 
@@ -25,6 +25,7 @@ use self::layout::{Layout, Role};
 use self::residual::Residual;
 use super::arrangement::Arrangement;
 use super::{Delta, Operator, Run};
+use crate::checkpoint::{Loader, Saver};
 
 /// A join.
 #[derive(Debug)]
@@ -99,6 +100,32 @@ struct Next {
     matches: Vec<u32>,
     /// … and that of slots where it changed.
     changed: Vec<(u32, u32)>,
+}
+
+impl Held {
+    fn save(&self, saver: &mut Saver) -> Result<()> {
+        let Held { rows, role: _, append_only: _, matches, forgets_matched: _, one_by_key: _ } = self;
+        rows.save(saver)?;
+        let by_row = matches.as_ref().map(|matches| {
+            let slots = rows.slots();
+            slots.into_iter().map(|slot| matches[slot as usize]).collect::<Vec<_>>()
+        });
+        saver.value(&by_row)
+    }
+
+    fn load(&mut self, loader: &mut Loader) -> Result<()> {
+        let slots = self.rows.load(loader)?;
+        let by_row: Option<Vec<u32>> = loader.value()?;
+        match (&mut self.matches, by_row) {
+            (None, None) => {}
+            (Some(matches), Some(by_row)) if by_row.len() == slots.len() => {
+                matches.resize(slots.iter().max().map_or(0, |slot| *slot as usize + 1), 0);
+                slots.into_iter().zip(by_row).for_each(|(slot, count)| matches[slot as usize] = count);
+            }
+            _ => return exec_err!("it does not say of each row of a join how many rows it matches"),
+        }
+        Ok(())
+    }
 }
 
 impl Join {
@@ -200,6 +227,17 @@ impl Operator for Join {
             held.rows.evict(*until)?;
         }
         Ok(())
+    }
+
+    fn save(&self, saver: &mut Saver) -> Result<()> {
+        let Join { layout: _, pairs: _, filter: _, nulls_equal: _, sides, prepared: _ } = self;
+        saver.mark("a join")?;
+        sides.iter().try_for_each(|held| held.save(saver))
+    }
+
+    fn load(&mut self, loader: &mut Loader) -> Result<()> {
+        loader.mark("a join")?;
+        self.sides.iter_mut().try_for_each(|held| held.load(loader))
     }
 
     fn held_rows(&self) -> usize {

@@ -39,6 +39,7 @@ pub use self::lower::add;
 pub use self::output::{FlowView, Order, Shown, with_order};
 use super::input::{Inputs, Runner};
 use super::watermark::Watermark;
+use crate::checkpoint::{Loader, Saver};
 
 /// What an operator needs to run a plan.
 pub struct Run<'a> {
@@ -71,6 +72,12 @@ pub trait Operator: Debug + Send + Sync {
     /// Frees what no later row can meet, by the times until which each input is final, in nanoseconds since 1970
     /// (`i64::MIN`: it never is). What was put out stays.
     fn advance(&mut self, final_until: &[i64]) -> Result<()>;
+
+    /// Gives its state to a checkpoint: what is committed.
+    fn save(&self, saver: &mut Saver) -> Result<()>;
+
+    /// Takes its state from a checkpoint, in place of [`Operator::start`] and all that came after it.
+    fn load(&mut self, loader: &mut Loader) -> Result<()>;
 
     /// Number of rows of its inputs that it holds.
     fn held_rows(&self) -> usize;

@@ -15,6 +15,7 @@ use super::Delta;
 use super::cut::with_keys;
 use super::graph::{Changes, Graph};
 use crate::batches::{self, renamed};
+use crate::checkpoint::{Loader, Saver};
 use crate::engine::bound::unaliased;
 use crate::engine::view::{Changelog, Op, Ring, RowSource};
 use crate::engine::view_rows::ViewRows;
@@ -69,6 +70,20 @@ impl Shown {
         match self {
             Shown::All(rows) => rows.snapshot(),
             Shown::Newest(ring) => Arc::new(ring.clone()),
+        }
+    }
+
+    fn save(&self, saver: &mut Saver) -> Result<()> {
+        match self {
+            Shown::All(rows) => rows.save(saver),
+            Shown::Newest(ring) => ring.save(saver),
+        }
+    }
+
+    fn load(&mut self, loader: &mut Loader) -> Result<()> {
+        match self {
+            Shown::All(rows) => rows.load(loader),
+            Shown::Newest(ring) => ring.load(loader),
         }
     }
 
@@ -138,6 +153,29 @@ impl FlowView {
         let ordered = self.order.as_ref().and_then(|order| order.rows.as_ref());
         let pending = self.pending.iter().map(|delta| delta.rows.get_array_memory_size());
         self.rows.bytes() + ordered.map_or(0, ViewRows::bytes) + pending.sum::<usize>()
+    }
+
+    /// Gives its rows to a checkpoint. It may not be over its limit.
+    pub fn save(&self, saver: &mut Saver) -> Result<()> {
+        let FlowView { root: _, parts: _, rows, order, pending, hold_rows_max: _, is_over: _ } = self;
+        rows.save(saver)?;
+        if let Some(Ordered { order: _, rows: Some(rows) }) = order {
+            rows.save(saver)?;
+        }
+        saver.value(&pending.len())?;
+        pending.iter().try_for_each(|delta| delta.save(saver))
+    }
+
+    /// Takes its rows from a checkpoint.
+    pub fn load(&mut self, loader: &mut Loader, graph: &Graph) -> Result<()> {
+        self.rows.load(loader)?;
+        if let Some(Ordered { rows: Some(rows), .. }) = &mut self.order {
+            rows.load(loader)?;
+        }
+        let schema = &graph.vertices()[self.root].schema;
+        let deltas: usize = loader.value()?;
+        self.pending = (0..deltas).map(|_| Delta::load(loader, schema)).collect::<Result<_>>()?;
+        Ok(())
     }
 
     /// The rows in the order in which they are read.

@@ -7,6 +7,7 @@ use datafusion::common::{exec_err, internal_err};
 use datafusion::error::Result;
 
 use super::{Delta, Operator, Run};
+use crate::checkpoint::{Loader, Saver};
 
 /// The one row.
 #[derive(Debug)]
@@ -59,6 +60,21 @@ impl Operator for Single {
     }
 
     fn advance(&mut self, _: &[i64]) -> Result<()> {
+        Ok(())
+    }
+
+    fn save(&self, saver: &mut Saver) -> Result<()> {
+        let Single { schema: _, input, row, prepared: _ } = self;
+        saver.mark("a single row")?;
+        input.save(saver)?;
+        saver.rows(row);
+        Ok(())
+    }
+
+    fn load(&mut self, loader: &mut Loader) -> Result<()> {
+        loader.mark("a single row")?;
+        self.input = Delta::load(loader, &self.schema)?;
+        self.row = loader.rows(&self.schema)?;
         Ok(())
     }
 

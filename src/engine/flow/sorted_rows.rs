@@ -8,6 +8,13 @@ use std::borrow::Borrow;
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::ops::Bound::{Excluded, Included, Unbounded};
+use std::sync::Arc;
+
+use arrow::array::{LargeBinaryArray, UInt64Array};
+use arrow::datatypes::UInt64Type;
+use datafusion::error::Result as PlanResult;
+
+use crate::checkpoint::{Loader, Saver, bytes, numbers};
 
 /// A chunk is split when its encodings have more bytes, …
 const CHUNK_BYTES_MAX: usize = 4096;
@@ -52,6 +59,26 @@ impl SortedRows {
     /// No rows.
     pub fn new() -> SortedRows {
         SortedRows { chunks: BTreeMap::from([(Key::new(&[]), Chunk::default())]), len: 0, bytes: 0 }
+    }
+
+    /// Gives the rows to a checkpoint. Costs all of them.
+    pub fn save(&self, saver: &mut Saver) -> PlanResult<()> {
+        let (rows, counts): (Vec<&[u8]>, Vec<u64>) = self.from(&[]).unzip();
+        saver.columns(vec![
+            Arc::new(LargeBinaryArray::from_iter_values(rows)),
+            Arc::new(UInt64Array::from(counts)),
+        ])
+    }
+
+    /// The rows of a checkpoint.
+    pub fn load(loader: &mut Loader) -> PlanResult<SortedRows> {
+        let [rows, counts] = loader.columns()?;
+        let (rows, counts) = (bytes(&rows)?, numbers::<UInt64Type>(&counts)?);
+        let mut loaded = SortedRows::new();
+        for (place, count) in counts.values().iter().enumerate() {
+            loaded.change(rows.value(place), count.cast_signed());
+        }
+        Ok(loaded)
     }
 
     /// Number of rows, repeated ones too.

@@ -22,6 +22,7 @@ use datafusion::error::Result;
 use self::partition::{Change, Effect, Output};
 use super::sorted_rows::SortedRows;
 use super::{Delta, Operator, Run};
+use crate::checkpoint::{Loader, Saver};
 use crate::engine::bound::Bound;
 use crate::engine::watermark::nanoseconds;
 
@@ -380,6 +381,28 @@ impl Operator for TopK {
         while let Some(time) = self.first_time(bound.after, *until)? {
             self.rows.remove_all(&time);
         }
+        Ok(())
+    }
+
+    fn save(&self, saver: &mut Saver) -> Result<()> {
+        saver.mark("first rows")?;
+        let TopK {
+            limit: _,
+            columns: _,
+            converter: _,
+            partition: _,
+            ties: _,
+            bound: _,
+            schema: _,
+            rows,
+            prepared: _,
+        } = self;
+        rows.save(saver)
+    }
+
+    fn load(&mut self, loader: &mut Loader) -> Result<()> {
+        loader.mark("first rows")?;
+        self.rows = SortedRows::load(loader)?;
         Ok(())
     }
 

@@ -8,6 +8,7 @@ use arrow::array::RecordBatch;
 
 use super::told::Messages;
 use crate::catalog::{Catalog, Mode};
+use crate::checkpoint::{self, Saver};
 use crate::decode::{self, Decoded, Judged, RuleSet, TakenBack};
 use crate::engine::work::Work;
 use crate::engine::{Engine, ViewChange, ViewInfo, session};
@@ -18,6 +19,7 @@ use crate::source::Origin;
 /// An engine, and the rules that rows are judged by before it sees them.
 pub struct Driver {
     pub catalog: Catalog,
+    text: String,
     engine: Engine,
     rules: BTreeMap<String, RuleSet>,
 }
@@ -38,7 +40,7 @@ pub struct Step {
 impl Driver {
     /// Plans statements.
     pub async fn new(text: String) -> Result<Driver> {
-        let files = [QueryFile { path: PathBuf::from("test.sql"), text }];
+        let files = [QueryFile { path: PathBuf::from("test.sql"), text: text.clone() }];
         let planning = session::continuous().state();
         let catalog = Catalog::parse(&files, &planning).await?;
         let tables: Vec<_> =
@@ -48,12 +50,33 @@ impl Driver {
         for source in catalog.sources.values() {
             rules.insert(source.name.clone(), decode::of_source(source, None, &planning)?.1);
         }
-        Ok(Driver { catalog, engine, rules })
+        Ok(Driver { catalog, text, engine, rules })
     }
 
     /// The views before the first row.
     pub async fn start(&mut self) -> Result<Vec<ViewChange>> {
         self.engine.start().await
+    }
+
+    /// Stops, is planned anew, and goes on from what it has saved: what the views show then. None: a part has stopped for
+    /// good, and can't be saved.
+    pub async fn restart(&mut self) -> Result<Option<Vec<ViewChange>>> {
+        if self.engine.unsaved().is_some() {
+            return Ok(None);
+        }
+        let mut saver = Saver::default();
+        self.engine.save(&mut saver)?;
+        self.rules.values().try_for_each(|rules| rules.save(&mut saver))?;
+        let mut anew = Driver::new(self.text.clone()).await?;
+        for (name, table) in &self.engine.references {
+            anew.engine.set_reference(name, self.engine.inputs.reference(table).to_vec());
+        }
+        let mut loader = checkpoint::through_bytes(saver)?;
+        let shown = anew.engine.load(&mut loader)?;
+        anew.rules.values_mut().try_for_each(|rules| rules.load(&mut loader))?;
+        loader.finish()?;
+        *self = anew;
+        Ok(Some(shown))
     }
 
     /// Judges what messages say and applies what keeps the rules.

@@ -48,6 +48,8 @@ pub struct Pair {
     texts: Vec<String>,
     /// Micro-batches and changes of reference tables, in their order.
     events: Vec<Event>,
+    /// Whether the engine stops before each event, and another one goes on from what it has saved.
+    restarts: bool,
     built: Option<Built>,
 }
 
@@ -81,7 +83,12 @@ struct Built {
 impl Pair {
     /// Nothing declared.
     pub fn new() -> Self {
-        Pair { texts: Vec::new(), events: Vec::new(), built: None }
+        Pair { texts: Vec::new(), events: Vec::new(), restarts: false, built: None }
+    }
+
+    /// The same with an engine that stops before each event: another one goes on from what it has saved.
+    pub fn restarting() -> Self {
+        Pair { restarts: true, ..Pair::new() }
     }
 
     /// Adds declarations; all micro-batches so far are applied to them too.
@@ -93,7 +100,7 @@ impl Pair {
         }
         let mut built = built?;
         for event in &self.events {
-            built.apply(event.clone()).await;
+            built.apply(event.clone(), self.restarts).await;
         }
         self.built = Some(built);
         Ok(())
@@ -128,7 +135,7 @@ impl Pair {
 
     async fn tell(&mut self, event: Event) {
         self.events.push(event.clone());
-        self.built.as_mut().expect("nothing is declared").apply(event).await;
+        self.built.as_mut().expect("nothing is declared").apply(event, self.restarts).await;
     }
 
     /// Fails if a view differs from a recount.
@@ -222,7 +229,21 @@ impl Built {
         Ok(built)
     }
 
-    async fn apply(&mut self, event: Event) {
+    async fn restart(&mut self) {
+        for change in self.driver.restart().await.unwrap().into_iter().flatten() {
+            let (name, now) = (&change.info.name, change.rows.batch().unwrap());
+            assert_eq!(change.rows.total(), now.num_rows(), "the number of rows of {name} after a restart");
+            if let Some(before) = self.shown.get(name) {
+                let rows = |rows: &RecordBatch| sorted(std::slice::from_ref(rows));
+                assert_same(&format!("{name} after a restart"), &rows(&now), &rows(before));
+            }
+        }
+    }
+
+    async fn apply(&mut self, event: Event, restarts: bool) {
+        if restarts {
+            self.restart().await;
+        }
         match event {
             Event::Messages { source, messages } => {
                 let step = self.driver.apply(&source, &messages).await.unwrap();

@@ -11,7 +11,15 @@ const EVENTS: usize = 250;
 
 #[tokio::test]
 async fn each_query_equals_a_recount_at_each_micro_batch() {
-    let mut pair = Pair::new();
+    run(Pair::new()).await;
+}
+
+#[tokio::test]
+async fn each_query_equals_a_recount_when_each_micro_batch_meets_a_restored_engine() {
+    run(Pair::restarting()).await;
+}
+
+async fn run(mut pair: Pair) {
     pair.declare(&super::statements_of("tests/nexmark")).await.unwrap();
     pair.set("side_input", vec![side_input()]).await;
     // Over fourteen seconds of event time in another order; the watermark allows for four.

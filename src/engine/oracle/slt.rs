@@ -61,6 +61,15 @@ impl sqllogictest::AsyncDB for Database {
 /// With TALLY_UPDATE_SQL set, the files' expected rows are written anew: look at the difference.
 #[test]
 fn the_files_of_tests_sql_hold() {
+    run_files(Pair::new, std::env::var_os("TALLY_UPDATE_SQL").is_some());
+}
+
+#[test]
+fn the_files_of_tests_sql_hold_when_each_micro_batch_meets_a_restored_engine() {
+    run_files(Pair::restarting, false);
+}
+
+fn run_files(pair: fn() -> Pair, updates: bool) {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sql");
     let mut files: Vec<_> = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.retain(|file| file.extension().is_some_and(|extension| extension == "slt"));
@@ -71,8 +80,8 @@ fn the_files_of_tests_sql_hold() {
     for file in files {
         let name = file.file_name().unwrap().to_string_lossy().into_owned();
         let outcome = std::panic::catch_unwind(|| {
-            let mut runner = sqllogictest::Runner::new(|| async { Ok(Database(Pair::new())) });
-            if std::env::var_os("TALLY_UPDATE_SQL").is_some() {
+            let mut runner = sqllogictest::Runner::new(|| async { Ok(Database(pair())) });
+            if updates {
                 let update = runner.update_test_file(
                     &file,
                     " ",

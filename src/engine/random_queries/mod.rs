@@ -72,7 +72,9 @@ impl Case {
     /// The engine with its views, and no row.
     async fn pair(&self) -> Result<Pair> {
         let _few = self.few_hashes.then(FewHashes::begin);
-        let mut pair = Pair::new();
+        // Some stop at each step and go on from what they have saved.
+        let restarts = !self.few_hashes && self.steps.len() % 2 == 1;
+        let mut pair = if restarts { Pair::restarting() } else { Pair::new() };
         pair.declare(&self.texts().join(";\n")).await?;
         Ok(pair)
     }

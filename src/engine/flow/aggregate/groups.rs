@@ -4,12 +4,15 @@ use std::collections::BTreeSet;
 use std::hash::BuildHasher;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, PrimitiveArray};
-use arrow::datatypes::{ArrowPrimitiveType, DataType, Float16Type, Float32Type, Float64Type, SchemaRef};
+use arrow::array::{Array, ArrayRef, AsArray, Int64Array, LargeBinaryArray, PrimitiveArray};
+use arrow::datatypes::{
+    ArrowPrimitiveType, DataType, Float16Type, Float32Type, Float64Type, Int64Type, SchemaRef,
+};
 use arrow::row::{RowConverter, SortField};
 use datafusion::error::Result;
 use hashbrown::{DefaultHashBuilder, HashTable};
 
+use crate::checkpoint::{Loader, Saver, bytes, numbers};
 use crate::hash_bits;
 
 /// Small tables, so that the growth of one is no pause.
@@ -172,6 +175,46 @@ impl Groups {
             self.free.push(group);
             self.len -= 1;
         }
+    }
+
+    /// Gives the groups to a checkpoint. Costs all of them.
+    pub fn save(&self, saver: &mut Saver) -> Result<()> {
+        let Groups {
+            converter: _,
+            shards: _,
+            hasher: _,
+            mask: _,
+            keys,
+            weights,
+            free,
+            always,
+            key_bytes: _,
+            len: _,
+        } = self;
+        saver.columns(vec![
+            Arc::new(LargeBinaryArray::from_iter_values(keys)),
+            Arc::new(Int64Array::from(weights.clone())),
+        ])?;
+        saver.value(&(free, always))
+    }
+
+    /// Takes the groups of a checkpoint, with their numbers, in place of its own.
+    pub fn load(&mut self, loader: &mut Loader) -> Result<()> {
+        let [keys, weights] = loader.columns()?;
+        let keys = bytes(&keys)?;
+        self.weights = numbers::<Int64Type>(&weights)?.values().to_vec();
+        (self.free, self.always) = loader.value()?;
+        self.keys = (0..keys.len()).map(|group| keys.value(group).into()).collect();
+        self.key_bytes = self.keys.iter().map(|key| key.len()).sum();
+        self.len = self.keys.len() - self.free.len();
+        self.shards.iter_mut().for_each(HashTable::clear);
+        let free: BTreeSet<u32> = self.free.iter().copied().collect();
+        let (keys, hasher, mask) = (&self.keys, &self.hasher, self.mask);
+        let hash = |group: &u32| hasher.hash_one(&*keys[*group as usize]) & mask;
+        for group in (0..keys.len() as u32).filter(|group| !free.contains(group)) {
+            self.shards[shard(hash(&group))].insert_unique(hash(&group), group, hash);
+        }
+        Ok(())
     }
 
     /// Number of groups.

@@ -5,17 +5,21 @@ use std::marker::PhantomData;
 use std::ops::BitXor;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, BooleanArray, Float64Array, Int64Array, PrimitiveArray, UInt64Array};
-use arrow::datatypes::{ArrowPrimitiveType, DataType, Float64Type, i256};
+use arrow::array::{
+    ArrayRef, AsArray, BooleanArray, Float64Array, Int64Array, NullArray, PrimitiveArray, UInt64Array,
+};
+use arrow::datatypes::{ArrowPrimitiveType, DataType, Float64Type, Int64Type, i256};
 use datafusion::common::exec_err;
 use datafusion::error::Result;
 use datafusion::logical_expr::EmitTo;
 use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 
 use super::state::{Answers, Change, Linear, NOT_THERE, State};
+use crate::checkpoint::{Loader, Saver, numbers};
 use crate::engine::exact::check_precision;
 use crate::engine::exact::floats::{Answer, FloatSum};
 use crate::engine::exact::moments::{self, Statistic};
+use crate::engine::exact::superaccumulator;
 
 /// COUNT.
 #[derive(Debug)]
@@ -39,6 +43,12 @@ impl Linear for Count {
     }
     fn close(&self, group: i64) -> Result<i64> {
         Ok(group)
+    }
+    fn to_columns(groups: &[i64]) -> Result<[ArrayRef; 2]> {
+        Ok([Arc::new(Int64Array::from(groups.to_vec())), Arc::new(NullArray::new(groups.len()))])
+    }
+    fn of_columns([counts, _]: &[ArrayRef; 2]) -> Result<Vec<i64>> {
+        Ok(numbers::<Int64Type>(counts)?.values().to_vec())
     }
     fn evaluate(&self, groups: &[i64]) -> Result<ArrayRef> {
         Ok(Arc::new(Int64Array::from(groups.to_vec())))
@@ -93,6 +103,18 @@ pub struct Counted<N> {
     sum: N,
 }
 
+fn counted<T: ArrowPrimitiveType>(groups: &[Counted<T::Native>]) -> [ArrayRef; 2] {
+    let counts = Int64Array::from_iter_values(groups.iter().map(|group| group.count));
+    let sums = PrimitiveArray::<T>::from_iter_values(groups.iter().map(|group| group.sum));
+    [Arc::new(counts), Arc::new(sums)]
+}
+
+fn of_counted<T: ArrowPrimitiveType>([counts, sums]: &[ArrayRef; 2]) -> Result<Vec<Counted<T::Native>>> {
+    let counts = numbers::<Int64Type>(counts)?.values().iter();
+    let groups = counts.zip(numbers::<T>(sums)?.values());
+    Ok(groups.map(|(count, sum)| Counted { count: *count, sum: *sum }).collect())
+}
+
 impl<T: ArrowPrimitiveType> Sum<T> {
     /// A sum of that type.
     pub fn new(data_type: &DataType) -> Self {
@@ -141,6 +163,12 @@ where
             Some(sum) => Ok(Counted { count: group.count, sum }),
             None => exec_err!("a sum is too large for its type"),
         }
+    }
+    fn to_columns(groups: &[Self::Kept]) -> Result<[ArrayRef; 2]> {
+        Ok(counted::<T>(groups))
+    }
+    fn of_columns(columns: &[ArrayRef; 2]) -> Result<Vec<Self::Kept>> {
+        of_counted::<T>(columns)
     }
     fn evaluate(&self, groups: &[Self::Kept]) -> Result<ArrayRef> {
         let sums = self.sums(groups);
@@ -191,6 +219,12 @@ where
     fn close(&self, group: Self::Open) -> Result<Self::Kept> {
         self.sum.close(group)
     }
+    fn to_columns(groups: &[Self::Kept]) -> Result<[ArrayRef; 2]> {
+        Ok(counted::<T>(groups))
+    }
+    fn of_columns(columns: &[ArrayRef; 2]) -> Result<Vec<Self::Kept>> {
+        of_counted::<T>(columns)
+    }
     fn evaluate(&self, groups: &[Self::Kept]) -> Result<ArrayRef> {
         // A group without a value has no state.
         let counts = groups.iter().map(|group| (group.count > 0).then_some(group.count as u64));
@@ -225,6 +259,15 @@ impl Linear for Floats {
     }
     fn close(&self, group: FloatSum) -> Result<FloatSum> {
         Ok(group)
+    }
+    fn to_columns(groups: &[FloatSum]) -> Result<[ArrayRef; 2]> {
+        let counts = Int64Array::from_iter_values(groups.iter().map(|group| group.count));
+        Ok([Arc::new(counts), superaccumulator::to_column(groups.iter().map(|group| &group.sum))])
+    }
+    fn of_columns([counts, sums]: &[ArrayRef; 2]) -> Result<Vec<FloatSum>> {
+        let counts = numbers::<Int64Type>(counts)?.values().iter();
+        let groups = counts.zip(superaccumulator::of_column(sums)?);
+        Ok(groups.map(|(count, sum)| FloatSum { count: *count, sum }).collect())
     }
     fn evaluate(&self, groups: &[FloatSum]) -> Result<ArrayRef> {
         Ok(Arc::new(groups.iter().map(|group| group.evaluate(self.0)).collect::<Float64Array>()))
@@ -261,6 +304,16 @@ impl Linear for Booleans {
     }
     fn close(&self, group: [i64; 2]) -> Result<[i64; 2]> {
         if group.iter().any(|count| *count < 0) { exec_err!("{NOT_THERE}") } else { Ok(group) }
+    }
+    fn to_columns(groups: &[[i64; 2]]) -> Result<[ArrayRef; 2]> {
+        let column = |i: usize| -> ArrayRef {
+            Arc::new(Int64Array::from_iter_values(groups.iter().map(|counts| counts[i])))
+        };
+        Ok([column(0), column(1)])
+    }
+    fn of_columns([no, yes]: &[ArrayRef; 2]) -> Result<Vec<[i64; 2]>> {
+        let (no, yes) = (numbers::<Int64Type>(no)?.values(), numbers::<Int64Type>(yes)?.values());
+        Ok(no.iter().zip(yes).map(|(no, yes)| [*no, *yes]).collect())
     }
     fn evaluate(&self, groups: &[[i64; 2]]) -> Result<ArrayRef> {
         let answer = |[no, yes]: &[i64; 2]| match (no, yes) {
@@ -306,6 +359,12 @@ where
     }
     fn close(&self, group: Self::Open) -> Result<Self::Kept> {
         Ok(group)
+    }
+    fn to_columns(groups: &[Self::Kept]) -> Result<[ArrayRef; 2]> {
+        Ok(counted::<T>(groups))
+    }
+    fn of_columns(columns: &[ArrayRef; 2]) -> Result<Vec<Self::Kept>> {
+        of_counted::<T>(columns)
     }
     fn evaluate(&self, groups: &[Self::Kept]) -> Result<ArrayRef> {
         let answers = groups.iter().map(|group| (group.count > 0).then_some(group.sum));
@@ -371,6 +430,15 @@ impl State for Moments {
             empty.resize(1);
             self.groups.copy(group as usize, &empty, 0);
         }
+    }
+
+    fn save(&self, saver: &mut Saver) -> Result<()> {
+        let Moments { statistic: _, groups, prepared: _ } = self;
+        groups.save(saver)
+    }
+
+    fn load(&mut self, loader: &mut Loader) -> Result<()> {
+        self.groups.load(loader)
     }
 
     fn bytes(&self) -> usize {

@@ -4,15 +4,17 @@
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::ops::Range;
+use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef};
-use arrow::datatypes::DataType;
+use arrow::array::{Array, ArrayRef, Int64Array, LargeBinaryBuilder, UInt32Array};
+use arrow::datatypes::{DataType, Int64Type, UInt32Type};
 use arrow::row::{RowConverter, SortField};
 use datafusion::common::exec_err;
 use datafusion::error::Result;
 
 use super::groups::one_zero;
 use super::state::{Answers, Change, NOT_THERE, State};
+use crate::checkpoint::{Loader, Saver, bytes, numbers};
 
 /// An encoded value, in the order of the values: as a number, which is small, or as bytes.
 pub trait Encoded: Ord + Clone + Default + Debug + Send + Sync + 'static {
@@ -188,10 +190,43 @@ impl<V: Encoded> Multiset<V> {
         Ok(self.converter.convert_rows(rows)?.remove(0))
     }
 
+    /// Gives the values to a checkpoint. Costs all of them.
+    fn save(&self, saver: &mut Saver) -> Result<()> {
+        let Multiset { data_type: _, converter: _, weights, heap_bytes: _, changes: _ } = self;
+        let groups = UInt32Array::from_iter_values(weights.keys().map(|(group, _)| *group));
+        let values = self.to_column(weights.keys().map(|(_, value)| Some(value)));
+        let weights = Int64Array::from_iter_values(weights.values().copied());
+        saver.columns(vec![Arc::new(groups), values, Arc::new(weights)])
+    }
+
+    fn load(&mut self, loader: &mut Loader) -> Result<()> {
+        let [groups, values, weights] = loader.columns()?;
+        let (groups, weights) = (numbers::<UInt32Type>(&groups)?, numbers::<Int64Type>(&weights)?);
+        let keys = groups.values().iter().copied().zip(of_column::<V>(&values)?.into_iter().flatten());
+        self.weights = keys.zip(weights.values().iter().copied()).collect();
+        self.heap_bytes = self.weights.keys().map(|(_, value)| value.heap_bytes()).sum();
+        Ok(())
+    }
+
+    fn to_column<'a>(&self, values: impl Iterator<Item = Option<&'a V>>) -> ArrayRef {
+        let width = width(&self.data_type).unwrap_or(0);
+        let (mut column, mut row) = (LargeBinaryBuilder::new(), Vec::new());
+        for value in values {
+            row.clear();
+            value.iter().for_each(|value| value.append(width, &mut row));
+            column.append_option(value.map(|_| &row));
+        }
+        Arc::new(column.finish())
+    }
+
     fn bytes(&self) -> usize {
         // Nodes of a tree are two thirds full.
         self.weights.len() * size_of::<((u32, V), i64)>() * 3 / 2 + self.heap_bytes
     }
+}
+
+fn of_column<V: Encoded>(column: &ArrayRef) -> Result<Vec<Option<V>>> {
+    Ok(bytes(column)?.iter().map(|row| row.map(V::of)).collect())
 }
 
 fn of_group<V: Encoded>(group: u32) -> Range<(u32, V)> {
@@ -251,6 +286,19 @@ impl<V: Encoded> State for Extreme<V> {
         }
     }
 
+    fn save(&self, saver: &mut Saver) -> Result<()> {
+        let Extreme { values, is_max: _, extremes, prepared: _ } = self;
+        values.save(saver)?;
+        saver.columns(vec![values.to_column(extremes.iter().map(Option::as_ref))])
+    }
+
+    fn load(&mut self, loader: &mut Loader) -> Result<()> {
+        self.values.load(loader)?;
+        let [extremes] = loader.columns()?;
+        self.extremes = of_column(&extremes)?;
+        Ok(())
+    }
+
     fn bytes(&self) -> usize {
         self.values.bytes() + self.extremes.capacity() * size_of::<Option<V>>()
     }
@@ -290,6 +338,17 @@ impl<V: Encoded> State for Distinct<V> {
     fn free(&mut self, group: u32) {
         self.values.free(group);
         self.function.free(group);
+    }
+
+    fn save(&self, saver: &mut Saver) -> Result<()> {
+        let Distinct { values, function } = self;
+        values.save(saver)?;
+        function.save(saver)
+    }
+
+    fn load(&mut self, loader: &mut Loader) -> Result<()> {
+        self.values.load(loader)?;
+        self.function.load(loader)
     }
 
     fn bytes(&self) -> usize {

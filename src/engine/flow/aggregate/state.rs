@@ -6,6 +6,8 @@ use arrow::array::ArrayRef;
 use datafusion::common::exec_err;
 use datafusion::error::Result;
 
+use crate::checkpoint::{Loader, Saver};
+
 /// What is said of a row that was never there.
 pub const NOT_THERE: &str = "a row is taken back that is not there";
 
@@ -62,6 +64,12 @@ pub trait State: Debug + Send + Sync {
     /// Forgets a group.
     fn free(&mut self, group: u32);
 
+    /// Gives all groups to a checkpoint: what is committed.
+    fn save(&self, saver: &mut Saver) -> Result<()>;
+
+    /// Takes the groups of a checkpoint in place of its own.
+    fn load(&mut self, loader: &mut Loader) -> Result<()>;
+
     /// Bytes held.
     fn bytes(&self) -> usize;
 }
@@ -87,6 +95,12 @@ pub trait Linear: Debug + Send + Sync {
 
     /// The answers.
     fn evaluate(&self, groups: &[Self::Kept]) -> Result<ArrayRef>;
+
+    /// Groups as columns, for a checkpoint.
+    fn to_columns(groups: &[Self::Kept]) -> Result<[ArrayRef; 2]>;
+
+    /// Groups of such columns.
+    fn of_columns(columns: &[ArrayRef; 2]) -> Result<Vec<Self::Kept>>;
 
     /// Bytes held beside itself.
     fn heap_bytes(_: &Self::Kept) -> usize {
@@ -141,6 +155,17 @@ impl<L: Linear> State for ByGroup<L> {
             self.heap_bytes -= L::heap_bytes(kept);
             *kept = L::Kept::default();
         }
+    }
+
+    fn save(&self, saver: &mut Saver) -> Result<()> {
+        let ByGroup { function: _, groups, prepared: _, heap_bytes: _ } = self;
+        saver.columns(L::to_columns(groups)?.to_vec())
+    }
+
+    fn load(&mut self, loader: &mut Loader) -> Result<()> {
+        self.groups = L::of_columns(&loader.columns()?)?;
+        self.heap_bytes = self.groups.iter().map(L::heap_bytes).sum();
+        Ok(())
     }
 
     fn bytes(&self) -> usize {

@@ -12,6 +12,7 @@ use datafusion::error::Result;
 
 use super::chains::NIL;
 use super::time::Time;
+use crate::checkpoint::{Loader, Saver};
 
 /// Neighbours are merged up to so many rows, …
 const ROWS_MAX: usize = 1 << ROW_BITS;
@@ -72,6 +73,18 @@ impl Part {
 
     fn live(&self) -> BooleanArray {
         BooleanBuffer::collect_bool(self.rows.num_rows(), |row| !self.is_dead(row as u32)).into()
+    }
+
+    /// Gives its rows to a checkpoint, the dead ones too: so they stay the same arrays.
+    pub fn save(&self, saver: &mut Saver) -> Result<()> {
+        let Part { rows, dead } = self;
+        saver.rows(rows);
+        saver.value(&**dead)
+    }
+
+    /// Rows of a checkpoint.
+    pub fn load(loader: &mut Loader, schema: &SchemaRef) -> Result<Part> {
+        Ok(Part { rows: Arc::new(loader.rows(schema)?), dead: Arc::new(loader.value()?) })
     }
 
     /// The rows that live, in their order.

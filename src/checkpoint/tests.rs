@@ -1,0 +1,1 @@
+//! Torn, damaged and missing objects.
