@@ -14,6 +14,8 @@ RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates
 COPY --from=build /usr/local/bin/tally /usr/local/bin/tally
 USER tally
 WORKDIR /home/tally
+# A volume that is mounted there belongs to the user too.
+RUN mkdir tally-data
 EXPOSE 8080
 # Whether it is healthy depends on the command it runs: compose.yaml checks the ones that serve.
 ENTRYPOINT ["tally"]

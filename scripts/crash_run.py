@@ -19,7 +19,8 @@ KILLS = int(os.environ.get("KILLS", "50"))
 RATE = int(os.environ.get("RATE", "3000"))
 CHECK_EVERY = int(os.environ.get("CHECK_EVERY", "10"))
 TIMES = [int(times) for times in os.environ.get("TIMES", "1,2,5").split(",")]  # the how-manieth time a step is met
-STEPS = ["before_transaction", "sending", "sent", "before_commit", "after_commit"]
+STEPS = ["before_transaction", "sending", "sent", "before_commit", "after_commit", "checkpoint", "checkpoint_pack",
+         "checkpoint_rename"]
 PARTITIONS = 4
 COUNT_SECONDS = 120
 CHOICES = ["1", "2", "3", "4", "5"]
@@ -218,7 +219,7 @@ class CrashRun:
             file.write(QUERIES)
         with open(os.path.join(directory, "tally.toml"), "w") as file:
             file.write(f'engine_id = "crash"\npartitions = {PARTITIONS}\nqueries = "queries"\n'
-                       f'[kafka]\nbootstrap.servers = "{kafka}"\n')
+                       f'checkpoint_interval_s = 1\n[kafka]\nbootstrap.servers = "{kafka}"\n')
         subprocess.run([binary, "topics"], cwd=directory, check=True, capture_output=True)
         self.load, self.check, self.replayed = Load(kafka), Check(kafka), []
 

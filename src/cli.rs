@@ -383,6 +383,10 @@ pub struct Run {
     #[arg(long, value_name = "NAME")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub engine_id: Option<String>,
+    /// Directory of the checkpoints, which make a start short; "": none are written [default: tally-data]
+    #[arg(long, value_name = "DIR")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data_dir: Option<String>,
     /// Directory of the dashboard's files [default: those built in]
     #[arg(long, value_name = "DIR")]
     #[serde(skip_serializing_if = "Option::is_none")]

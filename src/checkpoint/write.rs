@@ -54,7 +54,7 @@ pub struct Writer {
 struct Known {
     by_arrays: HashMap<Vec<usize>, (Vec<Weak<dyn Array>>, usize)>,
     by_bytes: HashMap<Hash, usize>,
-    places: Vec<Place>,
+    places: Vec<(Place, Hash)>,
     /// Packs of which little is used.
     sparse: BTreeSet<String>,
 }
@@ -158,13 +158,13 @@ impl Parts<'_> {
         let values = self.bytes(values).await?;
         self.finish_pack().await?;
         let places = &self.known.places;
-        let tables = self.tables.iter().map(|at| places[*at].clone()).collect();
-        let manifest = Manifest { header, tables, values: places[values].clone() };
+        let tables = self.tables.iter().map(|at| places[*at].0.clone()).collect();
+        let manifest = Manifest { header, tables, values: places[values].0.clone() };
         let name = Manifest::name(manifest.header.epoch, &self.writer.run);
         let encoded =
             manifest.encode().map_err(|e| Error::Checkpoint(format!("a manifest can't be written: {e}")))?;
         self.new_bytes += encoded.len() as u64;
-        let bytes = places.iter().map(|place| place.bytes).sum::<u64>() + encoded.len() as u64;
+        let bytes = places.iter().map(|(place, _)| place.bytes).sum::<u64>() + encoded.len() as u64;
         self.writer.objects.put(&name, encoded, "checkpoint_rename").await?;
         self.note_sparse();
         let packs = manifest.packs().into_iter().map(String::from).collect();
@@ -182,8 +182,8 @@ impl Parts<'_> {
         // While there is a weak reference to an array, no other one has its address.
         let same = before.by_arrays.get(&arrays).filter(|_| !arrays.is_empty());
         let same = same.map(|(_, at)| before.places[*at].clone());
-        let at = match same.filter(|place| !before.sparse.contains(&place.pack)) {
-            Some(place) => self.note(place),
+        let at = match same.filter(|(place, _)| !before.sparse.contains(&place.pack)) {
+            Some((place, hash)) => self.note(place, hash),
             None => self.bytes(encode(table)?).await?,
         };
         let weak = table.columns().iter().map(Arc::downgrade).collect();
@@ -199,8 +199,8 @@ impl Parts<'_> {
         }
         let before = &self.writer.known;
         let same = before.by_bytes.get(&hash).map(|at| before.places[*at].clone());
-        let at = match same.filter(|place| !before.sparse.contains(&place.pack)) {
-            Some(place) => self.note(place),
+        let at = match same.filter(|(place, _)| !before.sparse.contains(&place.pack)) {
+            Some((place, _)) => self.note(place, hash),
             None => {
                 let place = Place {
                     pack: self.name.clone(),
@@ -210,20 +210,21 @@ impl Parts<'_> {
                 };
                 self.pack.extend_from_slice(&bytes);
                 self.new_bytes += place.bytes;
-                let at = self.note(place);
+                let at = self.note(place, hash);
                 if self.pack.len() >= PACK_BYTES {
                     self.finish_pack().await?;
                 }
                 at
             }
         };
-        self.known.by_bytes.insert(hash, at);
         Ok(at)
     }
 
-    fn note(&mut self, place: Place) -> usize {
-        self.known.places.push(place);
-        self.known.places.len() - 1
+    fn note(&mut self, place: Place, hash: Hash) -> usize {
+        self.known.places.push((place, hash));
+        let at = self.known.places.len() - 1;
+        self.known.by_bytes.insert(hash, at);
+        at
     }
 
     async fn finish_pack(&mut self) -> Result<()> {
@@ -240,7 +241,7 @@ impl Parts<'_> {
     /// Packs of which less than half is used are left behind the next time.
     fn note_sparse(&mut self) {
         let mut used: BTreeMap<&String, u64> = BTreeMap::new();
-        for place in &self.known.places {
+        for (place, _) in &self.known.places {
             *used.entry(&place.pack).or_default() += place.bytes;
         }
         let is_sparse =

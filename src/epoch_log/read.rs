@@ -124,6 +124,7 @@ pub struct LogReader {
     topic: String,
     start: u64,
     passed: u64,
+    passed_to: BTreeMap<String, BTreeMap<i32, i64>>,
     polled: Polled,
     tables: LoggedTables,
 }
@@ -136,6 +137,7 @@ impl LogReader {
             topic: topic.into(),
             start: summary.start,
             passed: 0,
+            passed_to: BTreeMap::new(),
             polled: Polled::default(),
             tables: LoggedTables::default(),
         }
@@ -164,8 +166,12 @@ impl LogReader {
 
     /// Passes over the entries up to the one with that hash, in hexadecimal; false if it is not there.
     pub fn skip_to(&mut self, hash: &str) -> Result<bool> {
-        while let Some((_, _)) = self.next_entry_raw()? {
+        while let Some((entry, _)) = self.next_entry_raw()? {
             self.passed += 1;
+            if let Some(batch) = entry.batch {
+                let next = batch.ranges.into_iter().map(|(partition, (_, to))| (partition, to));
+                self.passed_to.entry(batch.source).or_default().extend(next);
+            }
             if self.polled.prev.as_deref() == Some(hash) {
                 return Ok(true);
             }
@@ -176,6 +182,11 @@ impl LogReader {
     /// Entries that were passed over.
     pub fn passed(&self) -> u64 {
         self.passed
+    }
+
+    /// Of a source, by partition, the next offset after those of the entries that were passed over.
+    pub fn passed_to(&self, source: &str) -> BTreeMap<i32, i64> {
+        self.passed_to.get(source).cloned().unwrap_or_default()
     }
 
     /// The tables' rows as they were where it is.

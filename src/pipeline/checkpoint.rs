@@ -145,6 +145,9 @@ impl Pipeline {
         reader.set_tables(LoggedTables::load(&mut loader)?);
         let changes = block_in_place(|| self.executor.load(&mut loader))?;
         loader.finish()?;
+        for (ingest, history) in self.executor.ingests().iter().zip(&mut self.histories) {
+            history.begin_at(&reader.passed_to(&ingest.def.name));
+        }
         self.epoch = *epoch;
         self.publish(&changes);
         if let Some(checkpoints) = &mut self.checkpoints {

@@ -1,6 +1,7 @@
 //! The loop over stages in memory, which fail as they are told: outages, restarts and dead letters in
 //! milliseconds.
 
+mod checkpoints;
 mod lookups;
 mod recovery;
 mod taking_back;
@@ -83,6 +84,12 @@ impl World {
         }
     }
 
+    /// The same with a checkpoint after each epoch.
+    fn with_checkpoints() -> World {
+        let objects = Objects::of_store(Arc::new(object_store::memory::InMemory::new()));
+        World { checkpoints: Some(objects), ..World::new() }
+    }
+
     fn vote(&self, partition: i32, id: &str, choice: &str, weight: i64) {
         let vote = serde_json::json!({ "id": id, "choice": choice, "weight": weight });
         self.votes.push_text(partition, &vote.to_string());
@@ -154,7 +161,10 @@ impl Running {
         let published = self.reader.wait_for(|published| wanted(published));
         let found = tokio::time::timeout(Duration::from_secs(20), published).await;
         let found = found.unwrap_or_else(|_| panic!("waited for: {what}"));
-        Arc::clone(&found.unwrap())
+        match found {
+            Ok(published) => Arc::clone(&published),
+            Err(_) => panic!("waited for {what}, and the run has ended: {:?}", (&mut self.task).await),
+        }
     }
 
     async fn received(&mut self, messages: u64) -> Arc<Published> {

@@ -117,6 +117,7 @@ impl Collector for Engine {
         views(&mut out, status)?;
         outages(&mut out, status)?;
         references(&mut out, status)?;
+        checkpoints(&mut out, status)?;
         let bytes = resident_bytes().map(|bytes| one(bytes as f64));
         out.gauge("process_resident_memory_bytes", "Memory of this process", bytes)
     }
@@ -229,6 +230,18 @@ fn references(out: &mut Out, status: &Status) -> fmt::Result {
     out.gauge("tally_reference_age_seconds", "Since it was read", each(|table| table.age_s as f64))?;
     let failed = each(|table| f64::from(u8::from(table.error.is_some())));
     out.gauge("tally_reference_failed", "Whether its last reading failed", failed)
+}
+
+fn checkpoints(out: &mut Out, status: &Status) -> fmt::Result {
+    let Some(checkpoint) = &status.checkpoint else { return Ok(()) };
+    let age = checkpoint.age_s.map(|age_s| one(age_s as f64));
+    out.gauge("tally_checkpoint_age_seconds", "Since the epoch of the newest checkpoint", age)?;
+    out.gauge("tally_checkpoint_bytes", "Bytes of the newest checkpoint", [one(checkpoint.bytes as f64)])?;
+    let new_bytes = [one(checkpoint.new_bytes as f64)];
+    out.gauge("tally_checkpoint_new_bytes", "Those that the one before did not have", new_bytes)?;
+    out.gauge("tally_checkpoint_seconds", "Time to write the newest checkpoint", [one(checkpoint.seconds)])?;
+    let failed = f64::from(u8::from(checkpoint.error.is_some()));
+    out.gauge("tally_checkpoint_failed", "Whether the newest could not be written", [one(failed)])
 }
 
 fn one(value: f64) -> (Labels, f64) {

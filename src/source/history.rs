@@ -26,6 +26,9 @@ const END_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Reads a topic again. Each partition is read on from where it was read last.
 pub trait History: Send {
+    /// Begins at these offsets, by partition: those before are not needed. Only before the first reading.
+    fn begin_at(&mut self, offsets: &BTreeMap<i32, i64>);
+
     /// Adds at most `rows_max` messages of a partition, those before offset `to`; whether these are all. The last of
     /// them must be there. Blocks, for as long as the broker is away.
     fn read(&mut self, partition: i32, to: i64, rows_max: usize, batch: &mut RawBatch) -> Result<bool>;
@@ -90,6 +93,10 @@ impl KafkaHistory {
 }
 
 impl History for KafkaHistory {
+    fn begin_at(&mut self, offsets: &BTreeMap<i32, i64>) {
+        self.from.extend(offsets);
+    }
+
     fn read(&mut self, partition: i32, to: i64, rows_max: usize, batch: &mut RawBatch) -> Result<bool> {
         let open = match self.open.take() {
             Some(open) => open,

@@ -224,6 +224,10 @@ pub struct MemoryHistory {
 }
 
 impl History for MemoryHistory {
+    fn begin_at(&mut self, offsets: &BTreeMap<i32, i64>) {
+        self.next.extend(offsets);
+    }
+
     fn read(&mut self, partition: i32, to: i64, rows_max: usize, batch: &mut RawBatch) -> Result<bool> {
         let contents = self.topic.lock();
         let missing =

@@ -91,10 +91,13 @@ async fn a_crash_at_any_transaction_loses_and_doubles_nothing() {
     let expected = World::new();
     (0..4).for_each(|_| cast(&expected));
     expected.count_all(4 * ROUND).await;
-    for step in [Step::BeforeCommit, Step::AfterCommit] {
+    for (step, world) in [Step::BeforeCommit, Step::AfterCommit]
+        .into_iter()
+        .flat_map(|step| [(step, World::new as fn() -> World), (step, World::with_checkpoints)])
+    {
         for transaction in 0..7 {
-            let what = format!("{step:?} {transaction}");
-            let world = World::new();
+            let world = world();
+            let what = format!("{step:?} {transaction}, checkpoints: {}", world.checkpoints.is_some());
             cast(&world);
             world.topics.crash(transaction + 1, step);
             let running = world.start(0).await;
@@ -148,6 +151,11 @@ async fn a_second_engine_of_the_same_id_ends_the_first() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_are_judged_and_joined_by_the_tables_as_they_were() {
+    rows_are_joined_as_they_were(World::new()).await;
+    rows_are_joined_as_they_were(World::with_checkpoints()).await;
+}
+
+async fn rows_are_joined_as_they_were(world: World) {
     let queries = "
 CREATE UNBOUNDED EXTERNAL TABLE votes (id VARCHAR NOT NULL, choice VARCHAR, weight BIGINT,
     FOREIGN KEY (id) REFERENCES voters (id))
@@ -159,7 +167,6 @@ CREATE MATERIALIZED VIEW by_town WITH (topic = 'by_town', key = 'town') AS
         let column = |values: Vec<&str>| Arc::new(StringArray::from(values)) as arrow::array::ArrayRef;
         RecordBatch::try_from_iter([("id", column(ids)), ("town", column(towns))]).unwrap()
     };
-    let world = World::new();
     world.store.set("voters", towns(&[("a", "Diss"), ("b", "Diss")]));
     let mut first = world.start_with(queries, 0).await;
     ["a", "stranger"].iter().for_each(|id| world.vote(0, id, "1", 1));

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use super::*;
 use crate::snapshot::{
-    BatchStatus, FailureStatus, ReferenceStatus, RefusedStatus, RejectSample, SourceStatus, StageStatus,
+    BatchStatus, CheckpointStatus, FailureStatus, ReferenceStatus, RefusedStatus, RejectSample, SourceStatus,
+    StageStatus,
 };
 
 const DASHBOARD: &str = include_str!("../../../docs/grafana.json");
@@ -68,6 +69,7 @@ fn eventful() -> Status {
             error: Some("away".into()),
         }],
         state_bytes_by_view: BTreeMap::from([("by_city".into(), 9)]),
+        checkpoint: Some(CheckpointStatus { age_s: Some(5), bytes: 8, ..CheckpointStatus::default() }),
         seconds_by_view: BTreeMap::from([("by_city".into(), 1.5)]),
         ..Status::starting(SystemTime::now())
     }
@@ -98,6 +100,9 @@ async fn the_status_is_told_as_metrics() {
         r#"tally_paused{what="reading topic votes"} 1.0"#,
         r#"tally_http_requests_total{method="GET",path="/api/views",status="200"} 1"#,
         "tally_ready 1.0",
+        "tally_checkpoint_age_seconds 5.0",
+        "tally_checkpoint_bytes 8.0",
+        "tally_checkpoint_failed 0.0",
         "# EOF",
     ] {
         assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
