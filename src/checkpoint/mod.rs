@@ -24,6 +24,9 @@ pub use self::objects::Objects;
 pub use self::parts::{Loader, Saver, bytes, numbers};
 pub use self::read::{Found, found};
 pub use self::write::State;
+#[cfg(test)]
+pub use self::write::Writer;
+#[cfg(not(test))]
 use self::write::Writer;
 use crate::error::{Error, Result};
 use crate::snapshot::CheckpointStatus;

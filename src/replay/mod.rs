@@ -6,6 +6,8 @@ mod files;
 mod input;
 mod print;
 mod run;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
