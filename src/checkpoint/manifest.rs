@@ -13,7 +13,7 @@ const PREFIX: &str = "manifest-";
 /// What a checkpoint is of.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Header {
-    /// The program whose states it has: of another one they may mean something else.
+    /// The program whose states it has, to the source: of another one they may mean something else.
     pub program: String,
     /// The engine.
     pub engine_id: String,
@@ -55,8 +55,7 @@ pub struct Manifest {
 impl Header {
     /// The program that this is.
     pub fn this_program() -> String {
-        let (datafusion, arrow) = (datafusion::DATAFUSION_VERSION, arrow::ARROW_VERSION);
-        format!("tally {}, DataFusion {datafusion}, Arrow {arrow}", env!("CARGO_PKG_VERSION"))
+        format!("tally {} of sources {}", env!("CARGO_PKG_VERSION"), env!("TALLY_SOURCES"))
     }
 }
 

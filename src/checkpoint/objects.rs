@@ -1,6 +1,7 @@
 //! Where checkpoints are: the objects of a directory, or of what else a URL names. An object that is there is whole: it is
 //! written under another name, made durable, and renamed.
 
+use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -50,7 +51,12 @@ impl Objects {
                 "data_dir is {data_dir}: that is no directory of this machine"
             )));
         };
-        std::fs::create_dir_all(&directory)
+        // Whoever reads it reads all that was counted.
+        let mut private = std::fs::DirBuilder::new();
+        private
+            .recursive(true)
+            .mode(0o700)
+            .create(&directory)
             .map_err(|e| Error::io("making data_dir, where checkpoints go,", &directory, e))?;
         let store =
             LocalFileSystem::new_with_prefix(&directory).map_err(|e| failed("opening", data_dir, e))?;

@@ -1,10 +1,7 @@
 //! Reads checkpoints: the newest first, until one is whole and fits.
 
-use std::collections::BTreeMap;
-
 use arrow::array::RecordBatch;
 use arrow::ipc::reader::StreamReader;
-use bytes::Bytes;
 
 use super::manifest::{Header, Manifest};
 use super::objects::Objects;
@@ -35,18 +32,19 @@ impl Found {
     /// # Errors
     /// A part is missing, or is not what was written.
     pub async fn read(&self, objects: &Objects) -> Result<Loader> {
-        let mut packs: BTreeMap<&str, Bytes> = BTreeMap::new();
+        let Manifest { header: _, tables: places, values: place_of_values } = &self.manifest;
+        let (mut tables, mut values) = (vec![None; places.len()], Vec::new());
+        // One pack after the other: never all bytes beside all tables.
         for pack in self.manifest.packs() {
-            packs.insert(pack, objects.get(pack).await?);
+            let bytes = objects.get(pack).await?;
+            for (table, place) in tables.iter_mut().zip(places).filter(|(_, place)| place.pack == pack) {
+                *table = Some(decode(place.of(&bytes).map_err(Error::Checkpoint)?)?);
+            }
+            if place_of_values.pack == pack {
+                values = place_of_values.of(&bytes).map_err(Error::Checkpoint)?.to_vec();
+            }
         }
-        let damaged = |reason: String| Error::Checkpoint(reason);
-        let mut tables = Vec::with_capacity(self.manifest.tables.len());
-        for place in &self.manifest.tables {
-            tables.push(decode(place.of(&packs[place.pack.as_str()]).map_err(damaged)?)?);
-        }
-        let values = &self.manifest.values;
-        let values = values.of(&packs[values.pack.as_str()]).map_err(damaged)?.to_vec();
-        Ok(Loader::new(tables, values))
+        Ok(Loader::new(tables.into_iter().flatten().collect(), values))
     }
 }
 

@@ -73,7 +73,14 @@ impl Pipeline {
             Some((reader, definitions)) => (reader, Some(definitions)),
             None => (reader, None),
         };
-        let reader = self.execute_log(reader, restored, &mut held).await?;
+        let executed = self.execute_log(reader, restored.clone(), &mut held).await;
+        let reader = executed.map_err(|error| match (error, &self.checkpoints) {
+            (Error::Log(reason), Some(checkpoints)) if restored.is_some() => Error::Log(format!(
+                "{reason}. It went on from a checkpoint: without {} the whole log is executed",
+                checkpoints.objects().place()
+            )),
+            (error, _) => error,
+        })?;
         self.held = (!self.written).then_some(held);
         self.log.set_tables(reader.into_tables());
         self.go_on(&last).await

@@ -11,7 +11,8 @@ use crate::election;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_election_is_counted_exactly() {
-    let (config, _broker, postgres) = servers(Config::default()).await;
+    let config = Config { data_dir: String::new(), ..Config::default() };
+    let (config, _broker, postgres) = servers(config).await;
     election::is_counted_exactly(&config).await;
     postgres.stop().await.unwrap();
 }
@@ -26,7 +27,11 @@ async fn with_one_option_the_last_vote_counts() {
             text.replace("OPTIONS ('format' 'json'", "OPTIONS ('on_conflict' 'replace', 'format' 'json'");
         std::fs::write(queries.path().join(file.file_name()), text).unwrap();
     }
-    let config = Config { queries: Some(queries.path().into()), ..Config::default() };
+    let config = Config {
+        queries: Some(queries.path().into()),
+        data_dir: queries.path().join("data").display().to_string(),
+        ..Config::default()
+    };
     let (config, _broker, postgres) = servers(config).await;
     election::is_counted_by_the_last_votes(&config).await;
     postgres.stop().await.unwrap();

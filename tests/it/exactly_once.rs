@@ -105,8 +105,13 @@ impl Engine {
                SELECT choice, COUNT(*) AS n FROM votes GROUP BY choice;"
         );
         std::fs::write(dir.path().join("votes.sql"), text).unwrap();
-        let config =
-            Config { queries: Some(dir.path().to_owned()), engine_id: unique(), ..kafka.config.clone() };
+        let config = Config {
+            queries: Some(dir.path().to_owned()),
+            engine_id: unique(),
+            data_dir: dir.path().join("data").display().to_string(),
+            checkpoint_interval_s: 1,
+            ..kafka.config.clone()
+        };
         Some(Engine { kafka, config, votes, choices, rejected, _dir: dir })
     }
 

@@ -36,7 +36,7 @@ pub(crate) struct Kafka {
 impl Kafka {
     pub(crate) fn new() -> Option<Kafka> {
         let [kafka] = servers(["TALLY_TEST_KAFKA"])?;
-        let mut config = Config::default();
+        let mut config = Config { data_dir: String::new(), ..Config::default() };
         config.kafka.insert("bootstrap.servers".into(), kafka);
         let admin = clients::kafka(&config).create().unwrap();
         Some(Kafka { config, admin })

@@ -23,7 +23,7 @@ pub(crate) fn servers<const N: usize>(names: [&str; N]) -> Option<[String; N]> {
 async fn an_election_is_counted_exactly() {
     let Some([kafka, postgres]) = servers(["TALLY_TEST_KAFKA", "TALLY_TEST_POSTGRES"]) else { return };
     // A database of its own; the topics must be new, since their names are fixed.
-    let mut config = Config { postgres_url: postgres, ..Config::default() };
+    let mut config = Config { postgres_url: postgres, data_dir: String::new(), ..Config::default() };
     config.kafka.insert("bootstrap.servers".into(), kafka);
     let pool = clients::postgres(&config).await.unwrap();
     let name = format!("tally_it_{}", std::process::id());
