@@ -166,6 +166,19 @@ impl Objects {
         Ok(all.into_iter().map(|object| (object.location.to_string(), object.size)).collect())
     }
 
+    /// Removes the files that a crash has left while they were written: the store does not list them.
+    pub fn remove_staged(&self) -> Result<()> {
+        let Some(directory) = &self.directory else { return Ok(()) };
+        let failed = |error| Error::io("removing what was not finished in", directory, error);
+        for file in std::fs::read_dir(directory).map_err(failed)? {
+            let path = file.map_err(failed)?.path();
+            if path.to_string_lossy().contains(&format!("{UNFINISHED}#")) {
+                std::fs::remove_file(path).map_err(failed)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Removes an object.
     pub async fn delete(&self, name: &str) -> Result<()> {
         let failed = |error| failed("removing", &format!("{}/{name}", self.place), error);

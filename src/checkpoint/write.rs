@@ -129,6 +129,9 @@ impl Writer {
     async fn tidy(&mut self) {
         let surplus = self.kept.len().saturating_sub(KEPT);
         self.kept.drain(..surplus);
+        if let Err(error) = self.objects.remove_staged() {
+            tracing::warn!("{error}");
+        }
         let (kept, sizes) = (&self.kept, &mut self.sizes);
         sizes.retain(|pack, _| kept.iter().any(|(_, packs)| packs.contains(pack)));
         let needed: BTreeSet<&String> =
