@@ -262,7 +262,8 @@ pub struct BatchStatus {
     pub max_ms: f64,
     /// How many there were.
     pub count: u64,
-    /// Where the time goes, by stage of an epoch: `decode`, `look_up`, `execute`, `write`, `publish`.
+    /// Where the time goes, by stage of an epoch: `decode`, `look_up`, `execute`, `write`, `publish`; and what
+    /// a `checkpoint` takes of the loop's time.
     pub stages: BTreeMap<&'static str, StageStatus>,
 }
 

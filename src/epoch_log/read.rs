@@ -167,7 +167,7 @@ impl LogReader {
     /// Passes over the entries up to the one with that hash, in hexadecimal; false if it is not there.
     pub fn skip_to(&mut self, hash: &str) -> Result<bool> {
         while let Some((entry, _)) = self.next_entry_raw()? {
-            self.passed += 1;
+            self.passed += u64::from(entry.kind != Kind::Run);
             if let Some(batch) = entry.batch {
                 let next = batch.ranges.into_iter().map(|(partition, (_, to))| (partition, to));
                 self.passed_to.entry(batch.source).or_default().extend(next);
@@ -179,7 +179,7 @@ impl LogReader {
         Ok(false)
     }
 
-    /// Entries that were passed over.
+    /// Epochs that were passed over.
     pub fn passed(&self) -> u64 {
         self.passed
     }

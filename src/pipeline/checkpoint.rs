@@ -1,6 +1,6 @@
 //! Checkpoints from the loop's side: when one is taken, what is in it, and which one a start goes on from.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::task::block_in_place;
 
@@ -40,13 +40,17 @@ impl Pipeline {
         if !self.written || self.epoch == 0 {
             return;
         }
+        let begun = Instant::now();
         let state = match self.executor.engine().unsaved() {
             Some(reason) => Err(reason),
-            None => self.state().map_err(|error| error.to_string()),
+            None => block_in_place(|| self.state()).map_err(|error| error.to_string()),
         };
         let Some(checkpoints) = &mut self.checkpoints else { return };
         match state {
-            Ok(state) => checkpoints.write(state),
+            Ok(state) => {
+                checkpoints.write(state);
+                self.publisher.batches.stage("checkpoint", begun);
+            }
             Err(reason) => {
                 tracing::warn!("no checkpoint of epoch {}: {reason}", self.epoch);
                 checkpoints.skip(self.epoch);
@@ -118,7 +122,7 @@ impl Pipeline {
             return Ok(Err(format!("it is of the engine {}", header.engine_id)));
         }
         if header.definitions != *now || self.log.summary().definitions != *now {
-            return Ok(Err("the queries have changed since".into()));
+            return Ok(Err("the queries, or what they read, have changed since".into()));
         }
         block_in_place(|| {
             let mut reader = self.log.reader(&*self.topics)?;
@@ -137,7 +141,7 @@ impl Pipeline {
         mut loader: Loader,
         mut reader: LogReader,
     ) -> Result<(LogReader, Definitions)> {
-        let begun = std::time::Instant::now();
+        let begun = Instant::now();
         let Header { epoch, definitions, .. } = found.header();
         for progress in &mut self.publisher.progress {
             progress.load(&mut loader)?;
