@@ -1,11 +1,13 @@
 //! The golden files over an engine that stops after each micro-batch and goes on from what it has saved.
 
+use std::path::Path;
 use std::time::Instant;
 
 use super::*;
 use crate::checkpoint::{self, Header, Objects, Saver, State, Writer};
 use crate::epoch_log::Definitions;
 use crate::queries;
+use crate::source::MessageRef;
 
 impl Replay {
     /// Another engine of the same plans goes on from what this one saves.
@@ -33,7 +35,8 @@ async fn told(folder: &str, inputs: &[&str], tables: &[&str], size: usize, resto
     for name in inputs {
         let path = dir.join(format!("{name}.ndjson"));
         let input = InputFile { topic: name.to_string(), path, is_keyed: false };
-        let mut input = Input::open(replay.source_of(name).unwrap(), &input).unwrap();
+        let source = replay.source_of(name).unwrap();
+        let mut input = Lines::open(&input).unwrap();
         loop {
             let lines = input.next(size, RawBatch::default()).unwrap();
             if lines.is_empty() {
@@ -42,7 +45,7 @@ async fn told(folder: &str, inputs: &[&str], tables: &[&str], size: usize, resto
             if restores {
                 replay = replay.restored(&files, &tables).await;
             }
-            outputs.push(replay.feed(input.source, lines).await.unwrap());
+            outputs.push(replay.feed(source, lines).await.unwrap());
         }
     }
     for output in outputs {
