@@ -10,6 +10,7 @@ mod intervals;
 mod nexmark;
 mod order;
 mod recount;
+mod restarts;
 mod rows;
 mod shape;
 mod slt;
