@@ -150,6 +150,9 @@ impl Checkpoints {
         let writing = self.writing.as_ref()?;
         let Progress { newest, error, .. } = writing.progress.borrow().clone();
         let newest = newest.as_ref();
+        let ended = writing.progress.has_changed().is_err();
+        let ended =
+            ended.then(|| "the thread that writes checkpoints has failed: restart the engine".to_string());
         Some(CheckpointStatus {
             place: self.objects.place().into(),
             epoch: newest.map(|newest| newest.epoch),
@@ -157,7 +160,7 @@ impl Checkpoints {
             bytes: newest.map_or(0, |newest| newest.bytes),
             new_bytes: newest.map_or(0, |newest| newest.new_bytes),
             seconds: newest.map_or(0.0, |newest| newest.took.as_secs_f64()),
-            error,
+            error: ended.or(error),
         })
     }
 }

@@ -74,6 +74,19 @@ async fn a_checkpoint_writes_only_what_is_new() {
 }
 
 #[tokio::test]
+async fn tables_of_the_same_arrays_keep_their_names() {
+    let directory = Directory::new();
+    let mut writer = directory.writer();
+    let one = table(0..10);
+    let other = RecordBatch::try_from_iter([("other", std::sync::Arc::clone(one.column(0)))]).unwrap();
+    for epoch in 1..3 {
+        write(&mut writer, epoch, &[one.clone(), other.clone()]).await.unwrap();
+        let newest = found(&directory.objects).await.unwrap().remove(0);
+        assert_eq!(directory.tables(&newest).await.unwrap(), [one.clone(), other.clone()]);
+    }
+}
+
+#[tokio::test]
 async fn an_array_that_is_gone_is_not_taken_for_a_later_one() {
     let directory = Directory::new();
     let mut writer = directory.writer();

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Weak};
 
 use arrow::array::{Array, RecordBatch};
+use arrow::datatypes::SchemaRef;
 use arrow::ipc::writer::StreamWriter;
 
 use super::manifest::{Header, Manifest, Place};
@@ -52,11 +53,18 @@ pub struct Writer {
 /// Where the parts of the newest checkpoint are.
 #[derive(Default)]
 struct Known {
-    by_arrays: HashMap<Vec<usize>, (Vec<Weak<dyn Array>>, usize)>,
+    by_arrays: HashMap<Vec<usize>, KnownTable>,
     by_bytes: HashMap<Hash, usize>,
     places: Vec<(Place, Hash)>,
     /// Packs of which little is used.
     sparse: BTreeSet<String>,
+}
+
+/// A table that is written. While there is a weak reference to an array, no other one has its address.
+struct KnownTable {
+    _arrays: Vec<Weak<dyn Array>>,
+    schema: SchemaRef,
+    at: usize,
 }
 
 /// The parts of a checkpoint while it is written.
@@ -112,8 +120,10 @@ impl Writer {
             }
             Err(error) => {
                 for pack in new {
-                    // It may not be there; the next time it is looked for again.
-                    let _ = self.objects.delete(&pack).await;
+                    // It may not be there; what stays is removed after the next checkpoint.
+                    if let Err(error) = self.objects.delete(&pack).await {
+                        tracing::debug!("{error}");
+                    }
                 }
                 Err(error)
             }
@@ -178,19 +188,19 @@ impl Parts<'_> {
     async fn table(&mut self, table: &RecordBatch) -> Result<usize> {
         let arrays: Vec<usize> =
             table.columns().iter().map(|column| Arc::as_ptr(column).cast::<()>() as usize).collect();
-        if let Some((_, at)) = self.known.by_arrays.get(&arrays).filter(|_| !arrays.is_empty()) {
-            return Ok(*at);
+        // Tables may share arrays and name them otherwise.
+        let is_same = |known: &&KnownTable| !arrays.is_empty() && known.schema == table.schema();
+        if let Some(known) = self.known.by_arrays.get(&arrays).filter(is_same) {
+            return Ok(known.at);
         }
         let before = &self.writer.known;
-        // While there is a weak reference to an array, no other one has its address.
-        let same = before.by_arrays.get(&arrays).filter(|_| !arrays.is_empty());
-        let same = same.map(|(_, at)| before.places[*at].clone());
+        let same = before.by_arrays.get(&arrays).filter(is_same).map(|known| before.places[known.at].clone());
         let at = match same.filter(|(place, _)| !before.sparse.contains(&place.pack)) {
             Some((place, hash)) => self.note(place, hash),
             None => self.bytes(encode(table)?).await?,
         };
-        let weak = table.columns().iter().map(Arc::downgrade).collect();
-        self.known.by_arrays.insert(arrays, (weak, at));
+        let _arrays = table.columns().iter().map(Arc::downgrade).collect();
+        self.known.by_arrays.insert(arrays, KnownTable { _arrays, schema: table.schema(), at });
         Ok(at)
     }
 
