@@ -59,7 +59,7 @@ async fn a_checkpoint_writes_only_what_is_new() {
     let directory = Directory::new();
     let mut writer = directory.writer();
     let (large, small) = (table(0..100_000), table(7..9));
-    let first = write(&mut writer, 1, &[large.clone()]).await.unwrap();
+    let first = write(&mut writer, 1, std::slice::from_ref(&large)).await.unwrap();
     assert!(first.new_bytes > 800_000, "{first:?}");
     let second = write(&mut writer, 2, &[large.clone(), small.clone()]).await.unwrap();
     assert!(second.new_bytes < 3_000 && second.bytes > 800_000, "{second:?}");
@@ -120,7 +120,7 @@ async fn the_last_two_are_kept_and_packs_of_which_little_is_used_are_left_behind
     let left = directory.root.path().join("checkpoints/test");
     std::fs::write(left.join("pack-x.unfinished#1"), "half").unwrap();
     std::fs::write(left.join("manifest-9-x.unfinished"), "half").unwrap();
-    write(&mut directory.writer(), 9, &[stays.clone()]).await.unwrap();
+    write(&mut directory.writer(), 9, std::slice::from_ref(&stays)).await.unwrap();
     assert_eq!(directory.files().len(), 2, "a manifest and a pack");
 }
 
