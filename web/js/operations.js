@@ -51,6 +51,7 @@ function trouble(status) {
     ...(status.refused_records ?? []).map((refused) => [`${plural(refused.records, "record")} refused by ${refused.topic}.`, refused.reason]),
     ...(status.sources ?? []).filter((source) => source.lost_messages > 0).map((source) => [`${plural(source.lost_messages, "message")} of ${source.topic} were gone before they could be read.`, "This is not the whole count."]),
     ...(status.sources ?? []).filter((source) => source.keys_in_two_partitions > 0).map((source) => [`${plural(source.keys_in_two_partitions, "key")} of ${source.topic} came in two partitions.`, "Key its messages by the primary key."]),
+    ...(status.checkpoint?.error ? [["The newest checkpoint could not be written.", status.checkpoint.error]] : []),
     ...(status.reference_tables ?? []).filter((table) => table.error).map((table) => [`Table ${table.name} can't be read again.`, table.error]),
   ];
   const text = lines.map((line) => line.join(" ")).join("\n");
@@ -76,7 +77,8 @@ function figures(status) {
     ["Epoch", number(status.epoch) ?? 0, count],
     ["Running for", number(status.uptime_s) ?? 0, duration],
   ];
-  if (status.checkpoint) items.push(["Checkpoint", number(status.checkpoint.age_s) ?? 0, (value) => `${duration(value)} old`]);
+  const age = number(status.checkpoint?.age_s);
+  if (age !== null) items.push(["Newest checkpoint", age, (value) => `${duration(value)} old`]);
   byId("figures").replaceChildren(...items.map(([name, value, format]) => {
     const seen = history.get(name) ?? [];
     seen.push(value);
