@@ -60,6 +60,8 @@ pub async fn dev(mut config: Config, options: &Dev, bars: &MultiProgress, shutdo
     let (listener, address) = serve::bind(&config.listen).await?;
     let mut servers = Servers::start(options)?;
     config.kafka = BTreeMap::from([("bootstrap.servers".into(), servers.bootstrap_servers())]);
+    // What was counted is gone with the broker.
+    config.data_dir.clear();
     let token = operator_token(&config);
     config.token = Some(token.clone());
     say(bars, &format!("page       {}", url(address)));
