@@ -18,7 +18,7 @@ fn main() -> io::Result<()> {
         hasher.write(file.to_string_lossy().as_bytes());
         hasher.write(&fs::read(file)?);
     }
-    println!("cargo::rustc-env=TALLY_SOURCES={:016x}", hasher.finish());
+    println!("cargo::rustc-env=HASH_OF_SOURCES={:016x}", hasher.finish());
     Ok(())
 }
 

@@ -55,7 +55,7 @@ pub struct Manifest {
 impl Header {
     /// The program that this is.
     pub fn this_program() -> String {
-        format!("tally {} of sources {}", env!("CARGO_PKG_VERSION"), env!("TALLY_SOURCES"))
+        format!("tally {} of sources {}", env!("CARGO_PKG_VERSION"), env!("HASH_OF_SOURCES"))
     }
 }
 

@@ -28,8 +28,9 @@ use crate::source::newest_message;
 /// Without any progress for so long, Kafka is away.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// A client that has made no progress for so long is replaced as soon as Kafka answers: it may never make any again. When
-/// a partition was without a leader for a moment, librdkafka (2.12.1) can lose it for good (its issue 5430).
-const STUCK: Duration = Duration::from_secs(6);
+/// a partition was without a leader for a moment, librdkafka (2.12.1) can lose it for good (its issue 5430). Longer than
+/// a topic may be unknown, which is no progress either.
+const STUCK: Duration = Duration::from_secs(15);
 /// How long Kafka may take to tell the newest record of the log.
 const LOOK_PATIENCE: Duration = Duration::from_secs(3);
 /// How long a failed transaction waits before it is tried again, and how long at most as it fails again and again.
